@@ -1,0 +1,54 @@
+# make demo     installs into .venv and runs the demonstration (ARGS="--data FILE.h5ad --labels-key KEY" for your own data)
+# make test     lint, formatting, types, tests          make lint     the first three, changing nothing
+# make docs     HTML pages in docs/_build/html, warnings as errors
+# make clean    removes what these made, but not .venv (make clean-env does)
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+ARGS ?=
+PYTEST_ARGS ?=
+INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint docs clean clean-env
+
+help:
+	@sed -n 's/^# \(make\)/\1/p' Makefile
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v <= (3, 13) or sys.exit("isodiff needs Python 3.11 to 3.13; %s is %d.%d. Give another: make PYTHON=python3.12 ..." % (sys.executable, *v))'
+	$(PYTHON) -m venv $(VENV)
+
+# stamps: what is installed is installed again only after pyproject.toml or constraints.txt changed
+$(VENV)/.installed-core: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) '.[test,dev]'
+	@touch $@ $(VENV)/.installed-core
+
+$(VENV)/.installed-doc: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) '.[doc]'
+	@touch $@ $(VENV)/.installed-core
+
+demo: $(VENV)/.installed-core
+	$(BIN)/isodiff demo $(ARGS)
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+docs: $(VENV)/.installed-doc
+	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+
+clean:
+	rm -rf build dist docs/_build docs/generated docs/tutorials isodiff_demo .pytest_cache .mypy_cache .ruff_cache .coverage htmlcov
+	find src tests docs -name __pycache__ -type d -prune -exec rm -rf {} +
+
+clean-env:
+	rm -rf $(VENV)

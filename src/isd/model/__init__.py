@@ -1,0 +1,7 @@
+"""What users hold: models in the manner of scvi-tools."""
+
+from isd.model._classifier import Classifier
+from isd.model._latent_diffusion import LatentDiffusion
+from isd.model._vae import VAE
+
+__all__ = ["VAE", "Classifier", "LatentDiffusion"]

@@ -1,0 +1,440 @@
+"""What VAE, LatentDiffusion and Classifier share: registration, labels, saving and loading."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from scvi import REGISTRY_KEYS
+from scvi.data import AnnDataManager
+from scvi.data.fields import (
+    CategoricalJointObsField,
+    CategoricalObsField,
+    LayerField,
+    NumericalJointObsField,
+    NumericalObsField,
+)
+from scvi.model._utils import parse_device_args
+from scvi.model.base import BaseModelClass
+from scvi.utils import setup_anndata_dsp
+
+from isd._hash import fingerprint, hash_names
+from isd.model._fields import LabelsField
+from isd.model._files import ADATA_FILE, MODEL_FILE, read_model, write_folder, write_model
+from isd.model._training import resolve_split
+from isd.model._validation import as_csr_in_place, validate_adata
+from isd.settings import settings
+
+_ARRAY_PREFIX = "array."
+_WEIGHT_PREFIX = "module."
+_FIELDS, _STATE = "field_registries", "state_registry"
+
+
+class IsdModel(BaseModelClass):
+    """Base of the models of :mod:`isd.model`."""
+
+    #: colours of the labels where no AnnData is attached
+    _colors: list[str] | None = None
+    _var: pd.DataFrame | None = None
+
+    # -- registration ------------------------------------------------------------------------------------------
+
+    @classmethod
+    @setup_anndata_dsp.dedent
+    def setup_anndata(
+        cls,
+        adata: AnnData,
+        layer: str | None = None,
+        labels_key: str | None = "leiden",
+        batch_key: str | None = None,
+        categorical_covariate_keys: Sequence[str] | None = None,
+        continuous_covariate_keys: Sequence[str] | None = None,
+        size_factor_key: str | None = None,
+        unlabeled_category: str = "Unknown",
+        **kwargs: Any,
+    ) -> None:
+        """Register an AnnData with the model; one argument suffices.
+
+        Parameters
+        ----------
+        adata
+            Cells or samples by transcripts. Keeps all that it has; the slots below are added.
+        layer
+            Layer of raw counts. ``None`` takes ``"counts"`` if there, else ``X``; ``"X"`` takes ``X``.
+        labels_key
+            Column of ``obs`` to condition on, ``None`` for one class. The order of its categories is kept.
+        batch_key
+            Column of ``obs`` with batches.
+        categorical_covariate_keys, continuous_covariate_keys
+            Further columns of ``obs`` that encoder and decoder see; categorical ones condition the latent model too.
+        size_factor_key
+            Column of ``obs`` to use in place of the total counts.
+        unlabeled_category
+            Value of ``labels_key`` that means "no label"; missing values mean it anyhow.
+        **kwargs
+            Passed to :meth:`scvi.data.AnnDataManager.register_fields`.
+
+        Raises
+        ------
+        KeyError
+            If a key or layer is absent.
+        ValueError
+            If the values are no counts (negative, NaN, normalised, fractional), a cell has no counts, there are fewer
+            than two cells, names of features repeat, or ``adata`` is a view.
+
+        Notes
+        -----
+        Writes ``obs["_scvi_labels"]``, ``obs["_scvi_batch"]``, ``uns["_scvi_uuid"]`` and
+        ``uns["_scvi_manager_uuid"]``, ``obsm["_scvi_extra_*"]`` for covariates. Counts that are csc or a sparse array
+        are replaced by the same values as ``csr_matrix``.
+
+        Examples
+        --------
+        >>> import isd
+        >>> adata = isd.datasets.simulated(n_obs=60, n_vars=50, n_labels=2)
+        >>> isd.model.VAE.setup_anndata(adata)
+        """
+        setup_method_args = cls._get_setup_method_args(**locals())
+        resolved = validate_adata(
+            adata,
+            layer=layer,
+            labels_key=None if kwargs.get("source_registry") is not None else labels_key,
+            batch_key=batch_key,
+            categorical_covariate_keys=categorical_covariate_keys,
+            continuous_covariate_keys=continuous_covariate_keys,
+            size_factor_key=size_factor_key,
+        )
+        as_csr_in_place(adata, resolved)
+        # what was found is written down: a copy with other layers must not be read from another place
+        setup_method_args["setup_args"]["layer"] = "X" if resolved is None else resolved
+        fields = [
+            LayerField(REGISTRY_KEYS.X_KEY, resolved, is_count_data=True),
+            LabelsField(REGISTRY_KEYS.LABELS_KEY, labels_key, unlabeled_category),
+            CategoricalObsField(REGISTRY_KEYS.BATCH_KEY, batch_key),
+            CategoricalJointObsField(REGISTRY_KEYS.CAT_COVS_KEY, categorical_covariate_keys),
+            NumericalJointObsField(REGISTRY_KEYS.CONT_COVS_KEY, continuous_covariate_keys),
+            NumericalObsField(REGISTRY_KEYS.SIZE_FACTOR_KEY, size_factor_key, required=False),
+        ]
+        manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
+        manager.register_fields(adata, **kwargs)
+        cls.register_manager(manager)
+
+    def _validate_anndata(self, adata: AnnData | None = None, copy_if_view: bool = True) -> AnnData:
+        if adata is None and self.adata is None:
+            raise ValueError(
+                f"this {type(self).__name__} was loaded without data; give adata= to this call, or load it with "
+                f"{type(self).__name__}.load(folder, adata)."
+            )
+        if adata is not None and adata is not self.adata:
+            check_features(self.feature_names, adata.var_names)
+        logger = logging.getLogger("scvi.model.base._base_model")
+        level = logger.level
+        logger.setLevel(logging.WARNING)  # that a setup is transferred is what anyone would expect here
+        try:
+            return super()._validate_anndata(adata, copy_if_view=copy_if_view)
+        finally:
+            logger.setLevel(level)
+
+    # -- what was registered -----------------------------------------------------------------------------------
+
+    def _state(self, registry_key: str) -> dict[str, Any]:
+        return self.registry_[_FIELDS][registry_key][_STATE]
+
+    @property
+    def setup_args(self) -> dict[str, Any]:
+        """Arguments of :meth:`setup_anndata`, with the layer that was found."""
+        return self.registry_["setup_args"]
+
+    @property
+    def layer(self) -> str | None:
+        """Layer of counts, ``None`` for ``X``."""
+        layer = self.setup_args["layer"]
+        return None if layer == "X" else layer
+
+    @property
+    def labels_key(self) -> str | None:
+        """Column of labels, ``None`` for one class."""
+        return self.setup_args["labels_key"]
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Labels in the order of their categories; the code of a label is its position here."""
+        return np.asarray(self._state(REGISTRY_KEYS.LABELS_KEY)["categorical_mapping"], dtype=object)
+
+    @property
+    def label_colors(self) -> list[str] | None:
+        """Colours of the labels, as scanpy keeps them in ``uns[f"{labels_key}_colors"]``."""
+        if self.labels_key is None:
+            return None
+        if self._adata is not None:
+            colors = self._adata.uns.get(f"{self.labels_key}_colors")
+            column = self._adata.obs[self.labels_key]
+            if colors is not None and isinstance(column.dtype, pd.CategoricalDtype):
+                by_label = dict(zip(column.cat.categories, colors, strict=False))
+                if all(label in by_label for label in self.labels):
+                    return [str(by_label[label]) for label in self.labels]
+        return self._colors
+
+    @property
+    def batches(self) -> np.ndarray:
+        """Batches in the order of their codes."""
+        return np.asarray(self._state(REGISTRY_KEYS.BATCH_KEY)["categorical_mapping"], dtype=object)
+
+    @property
+    def covariate_categories(self) -> dict[str, np.ndarray]:
+        """Categories of each categorical covariate."""
+        state = self._state(REGISTRY_KEYS.CAT_COVS_KEY)
+        return {k: np.asarray(v, dtype=object) for k, v in state.get("mappings", {}).items()}
+
+    @property
+    def n_categories(self) -> tuple[int, ...]:
+        """Number of labels, of batches, and of each categorical covariate."""
+        extra = [len(v) for v in self.covariate_categories.values()]
+        return (len(self.labels), len(self.batches), *extra)
+
+    @property
+    def n_continuous_cov(self) -> int:
+        """Number of continuous covariates."""
+        return int(self.summary_stats.get("n_extra_continuous_covs", 0))
+
+    @property
+    def feature_names(self) -> pd.Index:
+        """Names of the features, in the model's order."""
+        return pd.Index(np.asarray(self._state(REGISTRY_KEYS.X_KEY)["column_names"], dtype=object))
+
+    @property
+    def feature_table(self) -> pd.DataFrame:
+        """Text columns of ``var`` (``gene_id``, ``gene_name``, ...), by feature name."""
+        if self._var is not None:
+            return self._var
+        if self._adata is None:
+            return pd.DataFrame(index=self.feature_names)
+        return text_columns(self._adata.var)
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Digest of the weights: equal for two models only if they compute the same. ``None`` before training."""
+        if not self.is_trained_:
+            return None
+        parts: list[str | np.ndarray] = [type(self).__name__]
+        for name, value in sorted(self.module.state_dict().items()):
+            parts += [name, value.detach().cpu().numpy()]
+        return fingerprint(*parts)
+
+    def label_codes(self, adata: AnnData | None = None) -> np.ndarray:
+        """Code of each cell's label; ``len(labels)`` where it has none."""
+        adata = self.adata if adata is None else adata
+        return np.asarray(self.get_from_registry(adata, REGISTRY_KEYS.LABELS_KEY)).ravel().astype(np.int64)
+
+    def _split(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows for training, validation and test of the attached data."""
+        return resolve_split(self.adata, self.label_codes(), seed=settings.seed)
+
+    @property
+    def train_obs_hash(self) -> np.ndarray | None:
+        """Sorted 64-bit hashes of the names of the rows that training or its model selection saw."""
+        return getattr(self, "train_obs_hash_", None)
+
+    def _remember_rows(self, *rows: np.ndarray) -> None:
+        names = self.adata.obs_names[np.sort(np.concatenate(rows).astype(int))]
+        self.train_obs_hash_ = np.sort(hash_names(names))
+
+    # -- files -------------------------------------------------------------------------------------------------
+
+    def _attributes(self) -> dict[str, Any]:
+        """Public attributes that end in ``_``, as scvi saves them; arrays and the registry go elsewhere."""
+        skip = {"registry_"}
+        return {
+            k: v
+            for k, v in self.__dict__.items()
+            if k.endswith("_") and not k.startswith("_") and k not in skip and not isinstance(v, np.ndarray)
+        }
+
+    def _extra_meta(self) -> dict[str, Any]:
+        return {}
+
+    def _save_beside(self, folder: Path) -> None:
+        """Write what is saved beside the model (its VAE)."""
+
+    def save(  # type: ignore[override]
+        self,
+        dir_path: str | Path,
+        *,
+        overwrite: bool = False,
+        save_anndata: bool = False,
+        **anndata_write_kwargs: Any,
+    ) -> None:
+        """Save the model to a folder of safetensors and JSON files.
+
+        Parameters
+        ----------
+        dir_path
+            Folder to write. It appears when it is whole; an interrupted save leaves the older one.
+        overwrite
+            Whether a model that is there may be replaced.
+        save_anndata
+            Whether to write the AnnData beside (``adata.h5ad``), so that :meth:`load` needs no other data.
+        **anndata_write_kwargs
+            Passed to :meth:`anndata.AnnData.write_h5ad`.
+
+        Raises
+        ------
+        ValueError
+            If the folder exists and ``overwrite`` is off, or is no model; if there is no AnnData to save.
+        """
+        if save_anndata and self._adata is None:
+            raise ValueError("save_anndata=True, but the model was loaded without data.")
+        table = self.feature_table
+        features = {
+            "var_names": list(map(str, self.feature_names)),
+            "columns": {c: [None if pd.isna(v) else str(v) for v in table[c]] for c in table.columns},
+        }
+        registry = {**self.registry_, _FIELDS: dict(self.registry_[_FIELDS])}
+        x_field = dict(registry[_FIELDS][REGISTRY_KEYS.X_KEY])
+        # names of features stand once, in features.json
+        x_field[_STATE] = {k: v for k, v in x_field[_STATE].items() if k != "column_names"}
+        registry[_FIELDS][REGISTRY_KEYS.X_KEY] = x_field
+        tensors = {_WEIGHT_PREFIX + k: v for k, v in self.module.state_dict().items()}
+        for name, value in self.__dict__.items():
+            if name.endswith("_") and isinstance(value, np.ndarray):
+                # torch's uint64 has few friends: such arrays travel as int64 of the same bits
+                plain = value.view(np.int64) if value.dtype == np.uint64 else value
+                tensors[_ARRAY_PREFIX + f"{value.dtype}." + name] = torch.from_numpy(np.ascontiguousarray(plain).copy())
+        meta = {
+            "class": type(self).__name__,
+            "fingerprint": self.fingerprint,
+            "colors": self.label_colors,
+            "attributes": self._attributes(),
+            "registry": registry,
+            **self._extra_meta(),
+        }
+
+        def fill(folder: Path) -> None:
+            if save_anndata:
+                self.adata.write_h5ad(folder / ADATA_FILE, **anndata_write_kwargs)
+            self._save_beside(folder)
+            write_model(folder, meta, tensors, features)
+
+        write_folder(dir_path, fill, overwrite=overwrite)
+
+    @classmethod
+    def _build(cls, adata: AnnData | None, registry: dict[str, Any], init_params: dict[str, Any], **extra: Any) -> Self:
+        return cls(adata, registry=None if adata is not None else registry, **init_params, **extra)
+
+    @classmethod
+    def _load(
+        cls,
+        dir_path: str | Path,
+        adata: AnnData | bool | None,
+        accelerator: str,
+        device: int | str,
+        **extra: Any,
+    ) -> Self:
+        path = Path(dir_path)
+        meta, tensors, features = read_model(path, cls.__name__)
+        if adata is None and (path / ADATA_FILE).exists():
+            import anndata
+
+            adata = anndata.read_h5ad(path / ADATA_FILE)
+        registry = meta["registry"]
+        registry[_FIELDS][REGISTRY_KEYS.X_KEY][_STATE]["column_names"] = np.array(features["var_names"], dtype=object)
+        data = adata if isinstance(adata, AnnData) else None
+        if data is not None:
+            check_features(pd.Index(features["var_names"]), data.var_names)
+            cls.setup_anndata(data, source_registry=registry, **registry["setup_args"])
+        attributes = meta["attributes"]
+        init_params = attributes.pop("init_params_")["non_kwargs"]
+        model = cls._build(data, registry, {k: v for k, v in init_params.items() if k not in extra}, **extra)
+        state = {k[len(_WEIGHT_PREFIX) :]: v for k, v in tensors.items() if k.startswith(_WEIGHT_PREFIX)}
+        expected = {k: tuple(v.shape) for k, v in model.module.state_dict().items()}
+        found = {k: tuple(v.shape) for k, v in state.items()}
+        if expected != found:
+            odd = sorted(k for k in expected.keys() | found.keys() if expected.get(k) != found.get(k))
+            raise ValueError(
+                f"{path} does not fit its own description: {len(odd)} tensors differ ({', '.join(odd[:3])})."
+            )
+        model.module.load_state_dict(state)
+        for name, value in attributes.items():
+            setattr(model, name, value)
+        for name, value in tensors.items():
+            if name.startswith(_ARRAY_PREFIX):
+                dtype, key = name[len(_ARRAY_PREFIX) :].split(".", 1)
+                setattr(model, key, value.numpy().view(np.dtype(dtype)).copy())
+        model._colors = meta["colors"]
+        if features["columns"]:
+            model._var = pd.DataFrame(features["columns"], index=pd.Index(features["var_names"]))
+        _, _, torch_device = parse_device_args(
+            accelerator=accelerator, devices=device, return_device="torch", validate_single_device=True
+        )
+        model.to_device(torch_device)
+        model.module.eval()
+        if meta["fingerprint"] is not None and model.fingerprint != meta["fingerprint"]:
+            raise ValueError(f"{path}: the weights do not have the fingerprint that {MODEL_FILE} gives them.")
+        return model
+
+    @classmethod
+    def load(  # type: ignore[override]
+        cls,
+        dir_path: str | Path,
+        adata: AnnData | bool | None = None,
+        accelerator: str = "auto",
+        device: int | str = "auto",
+    ) -> Self:
+        """Load a model that :meth:`save` wrote; nothing in the folder is executed.
+
+        Parameters
+        ----------
+        dir_path
+            Folder of the model.
+        adata
+            Data to attach, with the model's features in the model's order. ``None`` takes the AnnData in the folder if
+            there is one, else none; ``False`` takes none. Generating needs none.
+        accelerator, device
+            Where to put the model.
+
+        Raises
+        ------
+        FileNotFoundError
+            If the folder holds no model.
+        ValueError
+            If files are damaged, or the features of ``adata`` are others or in another order.
+        """
+        return cls._load(dir_path, adata, accelerator, device)
+
+
+def text_columns(var: pd.DataFrame) -> pd.DataFrame:
+    """Columns of ``var`` that describe features in words; numbers there are statistics of the real data."""
+    keep = [
+        c
+        for c in var.columns
+        if var[c].dtype == object or isinstance(var[c].dtype, (pd.CategoricalDtype, pd.StringDtype))
+    ]
+    return pd.DataFrame({str(c): var[c].astype(object).to_numpy() for c in keep}, index=var.index.astype(str))
+
+
+def check_features(expected: pd.Index, given: pd.Index) -> None:
+    """Raise when features are not the model's, in the model's order.
+
+    Raises
+    ------
+    ValueError
+        Saying how many are missing, or that the order differs, and what to do.
+    """
+    if len(expected) == len(given) and (np.asarray(expected, dtype=object) == np.asarray(given, dtype=object)).all():
+        return
+    missing = expected.difference(given)
+    if len(missing):
+        raise ValueError(
+            f"adata lacks {len(missing)} of the model's {len(expected)} features ({', '.join(map(str, missing[:5]))}); "
+            "the model can only read data with all of them."
+        )
+    raise ValueError(
+        "adata has the model's features in another order or with others among them. "
+        "Align it first: adata = adata[:, model.feature_names].copy()."
+    )

@@ -1,0 +1,182 @@
+"""From latents to an AnnData of counts: what generation from prior and diffusion model share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from scipy import sparse
+
+from isd._constants import OBSM_VAE, TARGET_SUM, UNS_KEY
+from isd._progress import track
+from isd.model._files import isd_version
+
+#: Cells that are decoded with one random stream: results for a seed do not depend on how cells are batched.
+TILE = 256
+#: Bytes above which dense results are refused.
+DENSE_LIMIT = 2 * 1024**3
+
+
+@dataclass
+class Cells:
+    """Latents and all else that the decoder needs to know of each cell.
+
+    Parameters
+    ----------
+    latents
+        ``(n, n_latent)``, on the VAE's own scale.
+    log_library
+        ``(n,)``.
+    codes
+        Batch and categorical covariates, ``(n, 1 + n_cat_covs)``.
+    continuous
+        Continuous covariates or ``None``.
+    """
+
+    latents: np.ndarray
+    log_library: np.ndarray
+    codes: np.ndarray
+    continuous: np.ndarray | None = None
+
+    def tensors(
+        self, rows: slice, device: torch.device | str
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Rows as tensors, in the order of the decoder's arguments."""
+        as_tensor = torch.as_tensor
+        return (
+            as_tensor(self.latents[rows], device=device),
+            as_tensor(self.log_library[rows], device=device).float()[:, None],
+            as_tensor(self.codes[rows], device=device),
+            None if self.continuous is None else as_tensor(self.continuous[rows], device=device).float(),
+        )
+
+
+def broadcast_library(library_size: float | np.ndarray, n_obs: int) -> np.ndarray:
+    """Library sizes as an array of ``n_obs`` positive numbers."""
+    library = np.asarray(library_size, dtype=float)
+    if library.ndim > 1 or library.size not in (1, n_obs):
+        raise ValueError(f"library_size must be one number or {n_obs}, one per cell; got shape {library.shape}.")
+    library = np.broadcast_to(library.ravel(), (n_obs,)).copy()
+    if not (np.isfinite(library) & (library >= 1)).all():
+        raise ValueError("library_size must be finite and at least 1 count.")
+    return library
+
+
+def decode_counts(
+    module: Any, cells: Cells, *, seed: int, batch_size: int = 256, progress: bool | None = None
+) -> sparse.csr_matrix:
+    """Draw counts for latents, tile by tile, as csr.
+
+    Parameters
+    ----------
+    module
+        :class:`isd.module.VAEModule`.
+    cells
+        What to decode.
+    seed
+        Each tile of 256 cells has a random stream of its own, keyed by this seed and its number.
+    batch_size
+        Cells decoded at once: at most a tile.
+    progress
+        Progress bar.
+    """
+    n = len(cells.latents)
+    blocks = []
+    step = max(1, min(batch_size, TILE))
+    for tile in track(range(0, n, TILE), "Decoding", progress=progress):
+        rng = np.random.default_rng([seed, 2, tile // TILE])
+        for start in range(tile, min(tile + TILE, n), step):
+            rows = slice(start, min(start + step, tile + TILE, n))
+            z, log_library, codes, continuous = cells.tensors(rows, module.device)
+            blocks.append(sparse.csr_matrix(module.sample_counts(z, log_library, codes, continuous, rng)))
+    return sparse.vstack(blocks, format="csr").astype(np.float32)
+
+
+def log_normalized(counts: sparse.csr_matrix) -> sparse.csr_matrix:
+    """log1p of counts scaled to 10,000 a cell, as ``pp.recipe`` makes it."""
+    totals = np.maximum(np.asarray(counts.sum(axis=1)).ravel(), 1e-12)
+    out = sparse.csr_matrix(counts.multiply((TARGET_SUM / totals)[:, None])).astype(np.float32)
+    np.log1p(out.data, out=out.data)
+    return out
+
+
+def label_column(labels: np.ndarray, codes: np.ndarray) -> pd.Categorical:
+    """Categorical column from codes; codes beyond the labels are missing values."""
+    codes = np.where(codes >= len(labels), -1, codes)
+    categories = pd.Index(labels.tolist())
+    return pd.Categorical.from_codes(codes.tolist(), categories=categories)
+
+
+def generated_adata(
+    model: Any,
+    vae: Any,
+    cells: Cells,
+    *,
+    label_codes: np.ndarray | None,
+    seed: int,
+    batch_size: int,
+    provenance: dict[str, Any],
+    progress: bool | None = None,
+) -> AnnData:
+    """Decode cells into an AnnData that looks like the one that the model was trained on.
+
+    Parameters
+    ----------
+    model
+        The model that generates; gives labels, features, layer and provenance.
+    vae
+        Its VAE.
+    cells
+        What to decode.
+    label_codes
+        Label of each cell, or ``None`` where none was asked for.
+    seed, batch_size, progress
+        See :func:`decode_counts`.
+    provenance
+        Entries of ``uns["isd"]``.
+
+    Returns
+    -------
+    AnnData with counts in the layer (or ``X``) that the model reads, ``obs`` columns for label, batch and covariates,
+    ``var`` of the training data, ``obsm["X_isd_vae"]`` and ``uns["isd"]``.
+    """
+    counts = decode_counts(vae.module, cells, seed=seed, batch_size=batch_size, progress=progress)
+    n = counts.shape[0]
+    obs = pd.DataFrame(index=pd.Index([f"generated_{i}" for i in range(n)], dtype=object))
+    if model.labels_key is not None:
+        codes = np.full(n, len(model.labels)) if label_codes is None else label_codes
+        obs[model.labels_key] = label_column(model.labels, codes)
+    batch_key = model.setup_args.get("batch_key")
+    if batch_key is not None:
+        obs[batch_key] = label_column(model.batches, cells.codes[:, 0])
+    for k, (key, categories) in enumerate(model.covariate_categories.items()):
+        obs[key] = label_column(categories, cells.codes[:, 1 + k])
+    if cells.continuous is not None:
+        for k, key in enumerate(model.setup_args["continuous_covariate_keys"]):
+            obs[key] = cells.continuous[:, k]
+    var = model.feature_table.copy()
+    layer = model.layer
+    adata = AnnData(X=counts if layer is None else log_normalized(counts), obs=obs, var=var)
+    if layer is not None:
+        adata.layers[layer] = counts
+    adata.obsm[OBSM_VAE] = cells.latents
+    if model.label_colors is not None:
+        adata.uns[f"{model.labels_key}_colors"] = list(model.label_colors)
+    entries: dict[str, Any] = {
+        "version": isd_version(),
+        "model": type(model).__name__,
+        "fingerprint": model.fingerprint,
+        "vae_fingerprint": vae.fingerprint,
+        "labels_key": model.labels_key,
+        "layer": layer,
+        "train_obs_hash": model.train_obs_hash,
+        "likelihood": vae.module.likelihood,
+        **provenance,
+    }
+    # h5ad has no None
+    adata.uns[UNS_KEY] = {k: v for k, v in entries.items() if v is not None}
+    return adata

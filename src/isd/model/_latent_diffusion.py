@@ -1,0 +1,393 @@
+"""The latent diffusion model that users hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from anndata import AnnData
+
+from isd._hash import fingerprint
+from isd.diffusion import Parametrization, get_schedule
+from isd.model._base import IsdModel
+from isd.model._latent_data import LatentDataModule
+from isd.model._presets import (
+    DEFAULT_GENERATE,
+    PUBLISHED,
+    Preset,
+    check_preset,
+    default_diffusion,
+    default_diffusion_train,
+    resolve,
+)
+from isd.model._training import IsdTrainingPlan, LRSchedule, WarmEMA, fit, resolve_steps, seeded
+from isd.model._vae import VAE
+from isd.module import LatentDiffusionModule
+
+VAE_FOLDER = "vae"
+
+
+class LatentDiffusion(IsdModel):
+    """Diffusion model over the latents of a :class:`VAE`, conditioned on label, batch and categorical covariates.
+
+    It models the standardised latent together with the log library size, so that depth is generated too. Conditions
+    are hidden at random in training: the same model runs conditional, unconditional and classifier-free guided.
+
+    Parameters
+    ----------
+    adata
+        Data registered with :meth:`setup_anndata`.
+    vae
+        A trained VAE on the same features, batches and covariates. ``None``: :meth:`train` trains one first.
+    schedule
+        ``"straight"`` (flow matching, default), ``"linear"`` or ``"cosine"``.
+    parametrization
+        ``"velocity"`` (default), ``"epsilon"``, ``"x0"`` or ``"v"``.
+    n_hidden, n_blocks, dropout
+        Shape of the denoiser.
+    label_dropout
+        Probability of hiding conditions in training.
+    preset
+        ``"default"`` or ``"published"``: MLP U-Net over raw latents, 1000 linear steps, epsilon, classifier guidance.
+    seed
+        Seed of the initial weights; ``None`` takes ``isd.settings.seed``.
+    registry
+        Registry of a saved model, where there is no ``adata``.
+    **module_kwargs
+        Further arguments of :class:`isd.module.LatentDiffusionModule`.
+
+    Raises
+    ------
+    ValueError
+        If the VAE is not trained, or has other features, counts in another layer, other batches or covariates.
+
+    Examples
+    --------
+    >>> import isd
+    >>> adata = isd.datasets.simulated(n_obs=80, n_vars=60, n_labels=2)
+    >>> isd.model.LatentDiffusion.setup_anndata(adata)
+    >>> model = isd.model.LatentDiffusion(adata)
+    >>> model.train(max_steps=5, vae_kwargs={"max_steps": 5}, progress=False)
+    >>> isd.tl.generate(model, n_obs=7).shape
+    (7, 60)
+    """
+
+    _module_cls = LatentDiffusionModule
+
+    def __init__(
+        self,
+        adata: AnnData | None = None,
+        vae: VAE | None = None,
+        *,
+        schedule: Literal["straight", "linear", "cosine"] | None = None,
+        parametrization: Parametrization | None = None,
+        n_hidden: int | None = None,
+        n_blocks: int | None = None,
+        dropout: float | None = None,
+        label_dropout: float | None = None,
+        preset: Preset = "default",
+        seed: int | None = None,
+        registry: dict[str, Any] | None = None,
+        **module_kwargs: Any,
+    ) -> None:
+        super().__init__(adata, registry)
+        check_preset(preset)
+        self.preset = preset
+        self._seed = seed
+        given = {
+            "schedule": schedule,
+            "parametrization": parametrization,
+            "n_hidden": n_hidden,
+            "n_blocks": n_blocks,
+            "dropout": dropout,
+            "label_dropout": label_dropout,
+            **module_kwargs,
+        }
+        rule = PUBLISHED["diffusion"] if preset == "published" else default_diffusion()
+        self.module_params = resolve(given, rule)
+        get_schedule(self.module_params["schedule"])  # an unknown name is told now, not after the VAE's training
+        self._vae: VAE | None = None
+        if vae is not None:
+            self._attach(vae)
+        elif adata is not None:
+            VAE.setup_anndata(adata, **self.setup_args)
+            self._attach(VAE(adata, preset=preset, seed=seed), check_trained=False)
+        else:
+            raise ValueError("LatentDiffusion needs adata, or a vae when it is loaded without data.")
+        self.init_params_ = {"kwargs": {}, "non_kwargs": {**self.module_params, "preset": preset}}
+        self._model_summary_string = (
+            f"isd LatentDiffusion: {self.module_params['schedule']} schedule, "
+            f"{self.module_params['parametrization']} prediction, {len(self.labels)} labels"
+        )
+
+    @property
+    def vae(self) -> VAE:
+        """The VAE that the model stands on: held beside it, saved beside it."""
+        assert self._vae is not None
+        return self._vae
+
+    def _attach(self, vae: VAE, *, check_trained: bool = True) -> None:
+        """Take a VAE and make the denoiser for its latents."""
+        if not isinstance(vae, VAE):
+            raise TypeError(f"vae must be an isd.model.VAE, got {type(vae).__name__}.")
+        if check_trained and not vae.is_trained:
+            raise ValueError("the vae is not trained yet; call vae.train() first, or give none and it is trained here.")
+        ours, theirs = self.feature_names, vae.feature_names
+        if len(ours) != len(theirs) or not (ours == theirs).all():
+            shared = len(ours.intersection(theirs))
+            raise ValueError(
+                f"the vae has other features: {len(theirs)} against {len(ours)} of the data, {shared} shared"
+                f"{', in another order' if shared == len(ours) == len(theirs) else ''}. Use a VAE of these data."
+            )
+        for what in (
+            "batch_key",
+            "categorical_covariate_keys",
+            "continuous_covariate_keys",
+            "size_factor_key",
+            "layer",
+        ):
+            a, b = self.setup_args.get(what), vae.setup_args.get(what)
+            if (list(a) if isinstance(a, (list, tuple)) else a) != (list(b) if isinstance(b, (list, tuple)) else b):
+                raise ValueError(f"the vae was set up with {what}={b!r}, the model with {what}={a!r}; they must agree.")
+        if vae.n_categories[1:] != self.n_categories[1:]:
+            raise ValueError("the vae has other batches or covariate categories than the data of this model.")
+        self._vae = vae
+        options = dict(self.module_params)
+        with seeded(self._seed):
+            self.module = LatentDiffusionModule(
+                vae.module.n_latent,
+                self.n_categories,
+                schedule=get_schedule(options.pop("schedule")),
+                **options,
+            )
+        self.module.eval()
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Digest of the weights and of the VAE's, or ``None`` before training."""
+        if not self.is_trained_:
+            return None
+        return fingerprint(str(super().fingerprint), str(self.vae.fingerprint))
+
+    @property
+    def generate_defaults(self) -> dict[str, Any]:
+        """Sampler and guidance that :func:`isd.tl.generate` uses where it is told nothing else."""
+        return dict(PUBLISHED["generate"] if self.preset == "published" else DEFAULT_GENERATE)
+
+    # -- training ----------------------------------------------------------------------------------------------
+
+    def latent_tensors(self, adata: AnnData | None = None, *, progress: bool | None = None) -> dict[str, torch.Tensor]:
+        """What the latent model is trained on: posterior of each cell, log library size, codes of its conditions.
+
+        Parameters
+        ----------
+        adata
+            Data with the model's features; ``None`` takes the model's own.
+        progress
+            Progress bar.
+
+        Returns
+        -------
+        ``latent_mean`` and ``latent_std`` of shape ``(n_obs, n_latent)``, ``log_library`` of shape ``(n_obs, 1)`` and
+        ``codes`` of shape ``(n_obs, 2 + n_cat_covs)``: label, batch, covariates.
+        """
+        adata = self._validate_anndata(adata)
+        mean, std = self.vae.encode_distribution(adata, progress=progress)
+        codes = self.vae._codes(adata)
+        # the VAE may know other labels than we do
+        self._validate_anndata(adata)
+        codes[:, 0] = self.label_codes(adata)
+        return {
+            "latent_mean": torch.from_numpy(mean),
+            "latent_std": torch.from_numpy(std),
+            "log_library": torch.from_numpy(self.vae._log_library(adata).astype(np.float32))[:, None],
+            "codes": torch.from_numpy(codes),
+        }
+
+    def train(
+        self,
+        max_epochs: int | None = None,
+        *,
+        max_steps: int | None = None,
+        max_minutes: float | None = None,
+        vae_kwargs: dict[str, Any] | None = None,
+        batch_size: int | None = None,
+        lr: float | None = None,
+        weight_decay: float | None = None,
+        lr_schedule: LRSchedule | None = None,
+        ema_decay: float | None = None,
+        early_stopping: bool = False,
+        early_stopping_patience: int = 5,
+        checkpoint_every: int | None = None,
+        checkpoint_dir: str | Path | None = None,
+        log_every: int = 10,
+        accelerator: str = "auto",
+        devices: int | list[int] | str = "auto",
+        progress: bool | None = None,
+        seed: int | None = None,
+        **trainer_kwargs: Any,
+    ) -> None:
+        """Train the VAE if it is not trained yet, encode all cells once, then train the denoiser on their latents.
+
+        Parameters
+        ----------
+        max_epochs, max_steps, max_minutes
+            Length of the denoiser's training, as in :meth:`VAE.train`. With ``max_minutes`` and a VAE still to train,
+            the VAE takes up to 60% of the minutes unless ``vae_kwargs`` says otherwise.
+        vae_kwargs
+            Arguments of :meth:`VAE.train`.
+        batch_size, lr, weight_decay, lr_schedule
+            Of the optimiser (AdamW); ``None`` follows the preset and the number of cells.
+        ema_decay
+            Decay of the average of the weights that sampling uses (0.999); it warms up.
+        early_stopping, early_stopping_patience
+            Stop when the loss of the validation cells has not improved for so many validations.
+        checkpoint_every, checkpoint_dir
+            Save the model every so many steps to this folder.
+        log_every
+            Steps between logged values.
+        accelerator, devices
+            As in scvi-tools.
+        progress
+            Progress bars; ``None`` follows ``isd.settings.progress``.
+        seed
+            Seed of the training; ``None`` takes ``isd.settings.seed``.
+        **trainer_kwargs
+            Passed to :class:`scvi.train.Trainer`.
+
+        Notes
+        -----
+        The rows for training and validation are the VAE's own where it was trained on the same data.
+        """
+        self._validate_anndata()
+        trainer_options = {"accelerator": accelerator, "devices": devices, "progress": progress, "seed": seed}
+        vae_options = {**trainer_options, **(vae_kwargs or {})}
+        if not self.vae.is_trained:
+            if max_minutes is not None and not {"max_minutes", "max_steps", "max_epochs"} & set(vae_kwargs or {}):
+                vae_options["max_minutes"] = 0.6 * max_minutes
+                max_minutes = 0.4 * max_minutes
+            self.vae.train(**vae_options)
+        elif vae_kwargs:
+            raise ValueError("vae_kwargs was given, but the vae is trained already.")
+        train_idx, val_idx, test_idx = self._rows()
+        given = {
+            "max_steps": max_steps,
+            "batch_size": batch_size,
+            "lr": lr,
+            "weight_decay": weight_decay,
+            "lr_schedule": lr_schedule,
+            "ema_decay": ema_decay,
+            "gradient_clip_val": trainer_kwargs.pop("gradient_clip_val", None),
+        }
+        n_train = len(train_idx)
+        rule = PUBLISHED["diffusion_train"] if self.preset == "published" else default_diffusion_train(n_train)
+        options = resolve(given, rule)
+        batch_size = min(int(options.pop("batch_size")), n_train)
+        default_steps, clip, decay = (options.pop(k) for k in ("max_steps", "gradient_clip_val", "ema_decay"))
+        steps = resolve_steps(
+            max_steps=max_steps,
+            max_epochs=max_epochs,
+            max_minutes=max_minutes,
+            n_train=n_train,
+            batch_size=batch_size,
+            default=default_steps,
+        )
+        tensors = self.latent_tensors(progress=progress)
+        if not self.is_trained_:
+            self._fit_scaler(tensors, train_idx)
+        with seeded(seed):
+            fit(
+                self,
+                LatentDataModule(tensors, train_idx, val_idx, test_idx, batch_size=batch_size),
+                make_plan=lambda n, seconds: IsdTrainingPlan(
+                    self.module, total_steps=n, max_seconds=seconds, kl_warmup=0.0, elbo_metrics=False, **options
+                ),
+                total_steps=steps,
+                max_minutes=max_minutes,
+                n_train=n_train,
+                batch_size=batch_size,
+                accelerator=accelerator,
+                devices=devices,
+                early_stopping=early_stopping,
+                early_stopping_patience=early_stopping_patience,
+                checkpoint_every=checkpoint_every,
+                checkpoint_dir=checkpoint_dir,
+                log_every=log_every,
+                progress=progress,
+                n_threads=1,
+                callbacks=[WarmEMA(decay), *trainer_kwargs.pop("callbacks", [])],
+                gradient_clip_val=clip,
+                **trainer_kwargs,
+            )
+        self._remember_rows(train_idx, val_idx)
+        self.train_obs_hash_ = np.union1d(self.train_obs_hash_, np.asarray(self.vae.train_obs_hash))
+        # rows that stand in for what generation is not told: batch, covariates, and where it is not modelled, depth
+        self.template_codes_ = tensors["codes"].numpy()[train_idx]
+        self.template_log_library_ = tensors["log_library"].numpy()[train_idx, 0]
+        continuous = self.vae._continuous(self.adata)
+        if continuous is not None:
+            self.template_continuous_ = continuous[train_idx]
+
+    def _rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        vae = self.vae
+        if vae.train_indices is not None and vae._adata is self._adata:
+            return vae.train_indices, vae.validation_indices, vae.test_indices
+        return self._split()
+
+    def _fit_scaler(self, tensors: dict[str, torch.Tensor], rows: np.ndarray) -> None:
+        index = torch.as_tensor(rows)
+        mean, std = tensors["latent_mean"][index], tensors["latent_std"][index]
+        if self.module.model_library:
+            library = tensors["log_library"][index]
+            mean = torch.cat([mean, library], dim=1)
+            std = torch.cat([std, torch.zeros_like(library)], dim=1)
+        self.module.scaler.fit(mean, std)
+
+    # -- files -------------------------------------------------------------------------------------------------
+
+    def _extra_meta(self) -> dict[str, Any]:
+        return {"vae_fingerprint": self.vae.fingerprint}
+
+    def _save_beside(self, folder: Path) -> None:
+        self.vae.save(folder / VAE_FOLDER)
+
+    @classmethod
+    def load(  # type: ignore[override]
+        cls,
+        dir_path: str | Path,
+        adata: AnnData | bool | None = None,
+        accelerator: str = "auto",
+        device: int | str = "auto",
+        *,
+        vae: VAE | None = None,
+    ) -> Self:
+        """Load a model and its VAE; nothing in the folder is executed.
+
+        Parameters
+        ----------
+        dir_path
+            Folder of the model.
+        adata
+            Data to attach, with the model's features in the model's order. ``None`` takes the AnnData in the folder if
+            there is one, else none; ``False`` takes none. Generating needs none.
+        accelerator, device
+            Where to put the model.
+        vae
+            The model's VAE, if it is in memory already.
+
+        Raises
+        ------
+        FileNotFoundError
+            If the folder holds no model.
+        ValueError
+            If files are damaged, the VAE is another one than the model was trained with, or the features of ``adata``
+            are others or in another order.
+        """
+        if vae is None:
+            vae = VAE.load(Path(dir_path) / VAE_FOLDER, False, accelerator, device)
+        model = cls._load(dir_path, adata, accelerator, device, vae=vae)
+        if model._adata is not None and vae._adata is None:
+            vae._validate_anndata(model._adata)
+        return model

@@ -1,0 +1,157 @@
+"""Settings of the models: the default, which follows the size of the data, and the published configuration."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+Preset = Literal["default", "published"]
+PRESETS: tuple[str, ...] = ("default", "published")
+
+#: The autoencoder, diffusion model and classifier of the starting project, which follow SCimilarity
+#: (Heimberg et al. 2024) and scDiffusion (Luo et al. 2024): point latents on the unit sphere, mean squared error,
+#: epsilon-prediction over 1000 linear steps, DDPM, classifier guidance of scale 2 below step 500.
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "vae": {
+        "n_hidden": 1024,
+        "n_layers": 3,
+        "n_latent": 128,
+        "norm": "batch",
+        "activation": "prelu",
+        "likelihood": "normal",
+        "deterministic": True,
+        "l2_normalize": True,
+        "use_library": False,
+    },
+    "vae_train": {
+        "lr": 5e-4,
+        "weight_decay": 0.01,
+        "batch_size": 128,
+        "max_steps": 20_000,
+        "lr_schedule": "constant",
+        "gradient_clip_val": None,
+        "kl_warmup": 0.0,
+    },
+    "diffusion": {
+        "schedule": "linear",
+        "parametrization": "epsilon",
+        "network": "mlp_unet",
+        "hidden": (512, 512, 256, 128),
+        "model_library": False,
+        "standardize": False,
+        "time_sampling": "uniform",
+        "label_dropout": 0.0,
+    },
+    "diffusion_train": {
+        "lr": 1e-4,
+        "weight_decay": 1e-4,
+        "batch_size": 128,
+        "max_steps": 200_000,
+        "lr_schedule": "linear",
+        "ema_decay": 0.9999,
+        "gradient_clip_val": None,
+    },
+    "classifier": {"hidden": (512, 512, 256), "dropout": 0.0, "start_guide_time": 0.5},
+    "classifier_train": {
+        "lr": 3e-4,
+        "weight_decay": 0.05,
+        "batch_size": 128,
+        "max_steps": 20_000,
+        "lr_schedule": "linear",
+    },
+    "generate": {"sampler": "ddpm", "n_steps": 1000, "classifier_scale": 2.0, "start_guide_step": 500},
+}
+
+
+def check_preset(preset: str) -> None:
+    """Raise for an unknown preset."""
+    if preset not in PRESETS:
+        raise ValueError(f"preset {preset!r} is unknown; choose one of {PRESETS}.")
+
+
+def default_vae(n_train: int) -> dict[str, Any]:
+    """Width by the number of training cells; on few cells a wide network fits them and not the field.
+
+    Examples
+    --------
+    >>> default_vae(500)["n_hidden"], default_vae(3000)["n_hidden"]
+    (128, 256)
+    """
+    return {
+        "n_hidden": 128 if n_train < 1000 else 256,
+        "n_layers": 2,
+        "n_latent": 32,
+        "norm": "layer",
+        "activation": "silu",
+        "likelihood": "nb",
+        "deterministic": False,
+        "l2_normalize": False,
+        "use_library": True,
+    }
+
+
+def default_vae_train(n_train: int) -> dict[str, Any]:
+    """Steps, batch size and weight decay by the number of training cells."""
+    if n_train < 1000:
+        rule = {"max_steps": 800, "batch_size": 64, "weight_decay": 0.1}
+    elif n_train < 5000:
+        rule = {"max_steps": 1500, "batch_size": 128, "weight_decay": 0.01}
+    else:
+        # about 40 epochs, between 3,000 and 40,000 steps
+        rule = {"max_steps": min(max(3000, 40 * n_train // 128), 40_000), "batch_size": 128, "weight_decay": 0.01}
+    return {"lr": 1e-3, "lr_schedule": "one_cycle", "gradient_clip_val": 10.0, "kl_warmup": 0.3, **rule}
+
+
+def default_diffusion() -> dict[str, Any]:
+    """Straight path, velocity, an AdaLN network of width 128, over standardised latents and log library size."""
+    return {
+        "schedule": "straight",
+        "parametrization": "velocity",
+        "network": "adaln",
+        "hidden": (512, 512, 256, 128),
+        "n_hidden": 128,
+        "n_blocks": 2,
+        "dropout": 0.0,
+        "model_library": True,
+        "standardize": True,
+        "time_sampling": "logit_normal",
+        "label_dropout": 0.1,
+    }
+
+
+def default_diffusion_train(n_train: int) -> dict[str, Any]:
+    """Steps by the number of training cells."""
+    steps = 2000 if n_train < 1000 else 4000 if n_train < 20_000 else 10_000
+    return {
+        "lr": 1e-3,
+        "weight_decay": 0.01,
+        "batch_size": 128 if n_train < 20_000 else 512,
+        "max_steps": steps,
+        "lr_schedule": "one_cycle",
+        "ema_decay": 0.999,
+        "gradient_clip_val": 1.0,
+    }
+
+
+def default_classifier() -> dict[str, Any]:
+    """Small network over all times."""
+    return {"hidden": (128, 128), "dropout": 0.1, "start_guide_time": 1.0}
+
+
+def default_classifier_train(n_train: int) -> dict[str, Any]:
+    """Steps by the number of training cells."""
+    return {
+        "lr": 1e-3,
+        "weight_decay": 0.05,
+        "batch_size": 128,
+        "max_steps": 1000 if n_train < 5000 else 3000,
+        "lr_schedule": "one_cycle",
+    }
+
+
+#: Sampling of the default: Heun's method with 12 steps makes 23 network calls.
+DEFAULT_GENERATE: dict[str, Any] = {"sampler": "heun", "n_steps": 12, "classifier_scale": 0.0, "start_guide_step": 1000}
+
+
+def resolve(given: dict[str, Any], fallback: dict[str, Any]) -> dict[str, Any]:
+    """Values that were given, else those of the rule."""
+    return {**fallback, **{k: v for k, v in given.items() if v is not None}}

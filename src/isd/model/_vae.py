@@ -1,0 +1,561 @@
+"""The variational autoencoder of counts that users hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from scipy import sparse
+from scvi import REGISTRY_KEYS
+from scvi.dataloaders import DataSplitter
+from scvi.model.base import VAEMixin
+
+from isd._counts import row_sums
+from isd._progress import track
+from isd.model._base import IsdModel
+from isd.model._generated import DENSE_LIMIT, Cells, broadcast_library, decode_counts, generated_adata
+from isd.model._presets import PUBLISHED, Preset, check_preset, default_vae, default_vae_train, resolve
+from isd.model._training import IsdTrainingPlan, LRSchedule, fit, resolve_steps, seeded
+from isd.module import VAEModule
+from isd.settings import settings
+
+
+class VAE(VAEMixin, IsdModel):
+    """Variational autoencoder of isoform counts.
+
+    Parameters
+    ----------
+    adata
+        Data registered with :meth:`setup_anndata`.
+    n_hidden, n_latent, n_layers
+        Width and depth of encoder and decoder, width of the latent. ``None``: latent 32, two layers, width 128 below
+        1,000 training cells, else 256.
+    likelihood
+        ``"nb"`` (default), ``"zinb"``, ``"poisson"``, or ``"normal"``: mean squared error on log-normalised values,
+        which gives no counts.
+    dispersion
+        ``"cell"`` (per feature and cell) or ``"feature"``.
+    dropout
+        Dropout in encoder and decoder.
+    preset
+        ``"default"`` or ``"published"``, the autoencoder of the starting project: three layers of 1024 with batch norm
+        and PReLU, 128 latents on the unit sphere, mean squared error.
+    seed
+        Seed of the initial weights; ``None`` takes ``isd.settings.seed``.
+    registry
+        Registry of a saved model, where there is no ``adata``.
+    **module_kwargs
+        Further arguments of :class:`isd.module.VAEModule` (``norm``, ``activation``, ``deterministic``,
+        ``l2_normalize``, ``use_library``).
+
+    Examples
+    --------
+    >>> import isd
+    >>> adata = isd.datasets.simulated(n_obs=80, n_vars=60, n_labels=2)
+    >>> isd.model.VAE.setup_anndata(adata)
+    >>> vae = isd.model.VAE(adata, n_latent=4, n_hidden=16)
+    >>> vae.train(max_steps=5, progress=False)
+    >>> vae.get_latent_representation().shape
+    (80, 4)
+    """
+
+    _module_cls = VAEModule
+
+    def __init__(
+        self,
+        adata: AnnData | None = None,
+        *,
+        n_hidden: int | None = None,
+        n_latent: int | None = None,
+        n_layers: int | None = None,
+        likelihood: Literal["nb", "zinb", "poisson", "normal"] | None = None,
+        dispersion: Literal["cell", "feature"] | None = None,
+        dropout: float | None = None,
+        preset: Preset = "default",
+        seed: int | None = None,
+        registry: dict[str, Any] | None = None,
+        **module_kwargs: Any,
+    ) -> None:
+        super().__init__(adata, registry)
+        check_preset(preset)
+        given = {
+            "n_hidden": n_hidden,
+            "n_latent": n_latent,
+            "n_layers": n_layers,
+            "likelihood": likelihood,
+            "dispersion": dispersion,
+            "dropout": dropout,
+            **module_kwargs,
+        }
+        n_train = 0 if adata is None else len(self._split()[0])
+        rule = PUBLISHED["vae"] if preset == "published" else default_vae(n_train)
+        self.preset = preset
+        self.module_params = resolve(given, rule)
+        with seeded(seed):
+            self.module = VAEModule(
+                int(self.summary_stats["n_vars"]),
+                n_batch=len(self.batches),
+                n_cats_per_cov=self.n_categories[2:],
+                n_continuous_cov=self.n_continuous_cov,
+                **self.module_params,
+            )
+        self.module.eval()
+        self.init_params_ = {"kwargs": {}, "non_kwargs": {**self.module_params, "preset": preset}}
+        self._model_summary_string = (
+            f"isd VAE: {self.module_params['likelihood']}, {self.module_params['n_latent']} latents, "
+            f"{self.module_params['n_layers']} layers of {self.module_params['n_hidden']}"
+        )
+
+    # -- training ----------------------------------------------------------------------------------------------
+
+    def _codes(self, adata: AnnData | None = None) -> np.ndarray:
+        """Codes of label, batch and categorical covariates, shape ``(n_obs, n_attributes)``."""
+        adata = self.adata if adata is None else adata
+        columns = [
+            self.label_codes(adata)[:, None],
+            np.asarray(self.get_from_registry(adata, REGISTRY_KEYS.BATCH_KEY)).reshape(-1, 1),
+        ]
+        if self.covariate_categories:
+            columns.append(np.asarray(self.get_from_registry(adata, REGISTRY_KEYS.CAT_COVS_KEY)))
+        return np.concatenate(columns, axis=1).astype(np.int64)
+
+    def _log_library(self, adata: AnnData | None = None) -> np.ndarray:
+        adata = self.adata if adata is None else adata
+        if self.setup_args.get("size_factor_key") is not None:
+            return np.log(np.asarray(self.get_from_registry(adata, REGISTRY_KEYS.SIZE_FACTOR_KEY), dtype=float)).ravel()
+        return np.log(np.maximum(row_sums(self.get_from_registry(adata, REGISTRY_KEYS.X_KEY)), 1.0))
+
+    def _continuous(self, adata: AnnData | None = None) -> np.ndarray | None:
+        if not self.n_continuous_cov:
+            return None
+        adata = self.adata if adata is None else adata
+        return np.asarray(self.get_from_registry(adata, REGISTRY_KEYS.CONT_COVS_KEY), dtype=np.float32)
+
+    def train(
+        self,
+        max_epochs: int | None = None,
+        *,
+        max_steps: int | None = None,
+        max_minutes: float | None = None,
+        batch_size: int | None = None,
+        lr: float | None = None,
+        weight_decay: float | None = None,
+        lr_schedule: LRSchedule | None = None,
+        kl_warmup: float | None = None,
+        max_kl_weight: float = 1.0,
+        dispersion_lr: float = 1e-2,
+        early_stopping: bool = False,
+        early_stopping_patience: int = 5,
+        checkpoint_every: int | None = None,
+        checkpoint_dir: str | Path | None = None,
+        log_every: int = 10,
+        accelerator: str = "auto",
+        devices: int | list[int] | str = "auto",
+        progress: bool | None = None,
+        seed: int | None = None,
+        **trainer_kwargs: Any,
+    ) -> None:
+        """Train on the rows that ``obs["isd_split"]`` marks as train, or on 90% of the rows without it.
+
+        Parameters
+        ----------
+        max_epochs, max_steps, max_minutes
+            Length of the training; steps and minutes may be given together, the first that is reached ends it, and
+            the learning rate anneals to whichever comes first. ``None`` follows the number of training cells:
+            800 steps below 1,000 cells, 1,500 below 5,000, then about 40 epochs.
+        batch_size, lr, weight_decay, lr_schedule
+            Of the optimiser (AdamW); ``None`` follows the preset.
+        kl_warmup
+            Share of the training over which the weight of the KL divergence rises (default 0.3).
+        max_kl_weight
+            Final weight of the KL divergence.
+        dispersion_lr
+            Learning rate of the log dispersion.
+        early_stopping, early_stopping_patience
+            Stop when the loss of the validation cells has not improved for so many validations. Off by default: a
+            schedule that is cut off is worse than a shorter one.
+        checkpoint_every, checkpoint_dir
+            Save the model every so many steps to this folder.
+        log_every
+            Steps between logged values.
+        accelerator, devices
+            As in scvi-tools.
+        progress
+            Progress bar; ``None`` follows ``isd.settings.progress``.
+        seed
+            Seed of the training; ``None`` takes ``isd.settings.seed``.
+        **trainer_kwargs
+            Passed to :class:`scvi.train.Trainer` (``strategy``, ``num_nodes``, ``callbacks``, ``logger``, ...).
+
+        Notes
+        -----
+        Writes :attr:`history`, ``train_indices``, ``validation_indices`` and ``test_indices``. A second call goes on
+        from the weights that are there.
+        """
+        self._validate_anndata()  # another model may have rewritten obs["_scvi_labels"]
+        train_idx, val_idx, test_idx = self._split()
+        n_train = len(train_idx)
+        given = {
+            "max_steps": max_steps,
+            "batch_size": batch_size,
+            "lr": lr,
+            "weight_decay": weight_decay,
+            "lr_schedule": lr_schedule,
+            "kl_warmup": kl_warmup,
+            "gradient_clip_val": trainer_kwargs.pop("gradient_clip_val", None),
+        }
+        rule = PUBLISHED["vae_train"] if self.preset == "published" else default_vae_train(n_train)
+        options = resolve(given, rule)
+        batch_size = min(int(options.pop("batch_size")), n_train)
+        steps = resolve_steps(
+            max_steps=max_steps,
+            max_epochs=max_epochs,
+            max_minutes=max_minutes,
+            n_train=n_train,
+            batch_size=batch_size,
+            default=options.pop("max_steps"),
+        )
+        clip = options.pop("gradient_clip_val")
+        data = DataSplitter(
+            self.adata_manager,
+            external_indexing=[train_idx, val_idx, test_idx],
+            batch_size=batch_size,
+            drop_last=True,
+        )
+        if not self.is_trained_:
+            counts = self.get_from_registry(self.adata, REGISTRY_KEYS.X_KEY)
+            self.module.set_training_statistics(self._log_library()[train_idx], _feature_share(counts, train_idx))
+        with seeded(seed):
+            fit(
+                self,
+                data,
+                make_plan=lambda n, seconds: IsdTrainingPlan(
+                    self.module,
+                    total_steps=n,
+                    max_seconds=seconds,
+                    dispersion_lr=dispersion_lr,
+                    max_kl_weight=max_kl_weight,
+                    **options,
+                ),
+                total_steps=steps,
+                max_minutes=max_minutes,
+                n_train=n_train,
+                batch_size=batch_size,
+                accelerator=accelerator,
+                devices=devices,
+                early_stopping=early_stopping,
+                early_stopping_patience=early_stopping_patience,
+                checkpoint_every=checkpoint_every,
+                checkpoint_dir=checkpoint_dir,
+                log_every=log_every,
+                progress=progress,
+                gradient_clip_val=clip,
+                **trainer_kwargs,
+            )
+        self._remember_rows(train_idx, val_idx)
+        self.template_codes_ = self._codes()[train_idx]
+        self.template_log_library_ = self._log_library()[train_idx].astype(np.float32)
+        continuous = self._continuous()
+        if continuous is not None:
+            self.template_continuous_ = continuous[train_idx]
+
+    # -- encoding and decoding ---------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def encode_distribution(
+        self, adata: AnnData | None = None, *, batch_size: int = 512, progress: bool | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of each cell's latent, in chunks.
+
+        Parameters
+        ----------
+        adata
+            Data with the model's features; ``None`` takes the model's own.
+        batch_size
+            Cells in a chunk.
+        progress
+            Progress bar.
+
+        Returns
+        -------
+        Two arrays of shape ``(n_obs, n_latent)``, ``float32``.
+        """
+        self._check_if_trained(warn=False, message="the VAE is not trained yet; call vae.train() first.")
+        adata = self._validate_anndata(adata)
+        loader = self._make_data_loader(adata=adata, batch_size=batch_size)
+        means, stds = [], []
+        for tensors in track(loader, "Encoding", total=-(-adata.n_obs // batch_size), progress=progress):
+            out = self.module.inference(**self.module._get_inference_input(tensors))
+            means.append(out["qzm"].cpu().numpy())
+            stds.append(out["qzv"].sqrt().cpu().numpy())
+        return np.concatenate(means), np.concatenate(stds)
+
+    def _cells(
+        self,
+        latents: np.ndarray,
+        library_size: float | np.ndarray | None,
+        batch: Any,
+        rng: np.random.Generator,
+    ) -> Cells:
+        """Complete latents by what else a cell needs: rows of the training data stand in for what is not given."""
+        n = len(latents)
+        rows = np.arange(len(self.template_codes_))
+        if batch is not None:
+            code = self._batch_code(batch)
+            rows = np.flatnonzero(self.template_codes_[:, 1] == code)
+        rows = rng.choice(rows, size=n)
+        log_library = (
+            self.template_log_library_[rows] if library_size is None else np.log(broadcast_library(library_size, n))
+        )
+        continuous = getattr(self, "template_continuous_", None)
+        return Cells(
+            latents=np.asarray(latents, dtype=np.float32),
+            log_library=np.asarray(log_library, dtype=np.float32),
+            codes=self.template_codes_[rows, 1:],
+            continuous=None if continuous is None else continuous[rows],
+        )
+
+    def _batch_code(self, batch: Any) -> int:
+        found = np.flatnonzero(self.batches == batch)
+        if not found.size:
+            raise ValueError(f"batch {batch!r} is not one of the model's batches {list(self.batches)}.")
+        return int(found[0])
+
+    def decode(
+        self,
+        latents: np.ndarray,
+        *,
+        library_size: float | np.ndarray | None = None,
+        batch: Any = None,
+        sample: bool = True,
+        seed: int | None = None,
+        batch_size: int = 256,
+    ) -> sparse.csr_matrix | np.ndarray:
+        """Decode latents of one's own.
+
+        Parameters
+        ----------
+        latents
+            Shape ``(n, n_latent)``.
+        library_size
+            Total counts of each cell, one value or ``n``; ``None`` draws totals of training cells.
+        batch
+            Batch to decode for; ``None`` takes that of the training cells drawn.
+        sample
+            ``True`` draws counts (csr); ``False`` gives expected counts (dense).
+        seed
+            Seed of the draws.
+        batch_size
+            Cells decoded at once.
+
+        Returns
+        -------
+        ``(n, n_vars)``: csr matrix of counts, or dense array of expected counts.
+
+        Raises
+        ------
+        ValueError
+            If latents have another width, or expected counts would take more than 2 GB.
+        """
+        self._check_if_trained(warn=False, message="the VAE is not trained yet; call vae.train() first.")
+        latents = np.asarray(latents, dtype=np.float32)
+        if latents.ndim != 2 or latents.shape[1] != self.module.n_latent:
+            raise ValueError(f"latents must have shape (n, {self.module.n_latent}), got {latents.shape}.")
+        if not np.isfinite(latents).all():
+            raise ValueError("latents hold NaN or infinite values.")
+        seed = settings.seed if seed is None else seed
+        cells = self._cells(latents, library_size, batch, np.random.default_rng([seed, 1]))
+        if sample:
+            return decode_counts(self.module, cells, seed=seed, batch_size=batch_size)
+        if latents.shape[0] * self.module.n_input * 4 > DENSE_LIMIT:
+            raise ValueError("expected counts of so many cells would take more than 2 GB; decode fewer at a time.")
+        parts = [
+            self._expected(*cells.tensors(slice(i, i + batch_size), self.module.device))
+            for i in range(0, len(latents), batch_size)
+        ]
+        return np.concatenate(parts)
+
+    @torch.inference_mode()
+    def _expected(self, z: torch.Tensor, log_library: torch.Tensor, codes: torch.Tensor, cont: Any) -> np.ndarray:
+        px = self.module.generative(z, log_library, codes, cont)["px"]
+        if self.module.likelihood == "normal":
+            values = torch.expm1(px.mean.clamp_min(0.0))
+            return (values * (log_library.exp() / values.sum(1, keepdim=True).clamp_min(1e-12))).cpu().numpy()
+        return px.mean.cpu().numpy()
+
+    def get_normalized_expression(
+        self,
+        adata: AnnData | None = None,
+        *,
+        indices: Sequence[int] | None = None,
+        feature_list: Sequence[str] | None = None,
+        library_size: float | Literal["latent"] = 1.0,
+        batch_size: int = 256,
+        return_numpy: bool = False,
+    ) -> pd.DataFrame | np.ndarray:
+        """Expected expression of each cell at the mean of its posterior.
+
+        Parameters
+        ----------
+        adata
+            Data with the model's features; ``None`` takes the model's own.
+        indices
+            Rows to use.
+        feature_list
+            Features to return; all by default.
+        library_size
+            Scale of the result: 1 gives shares, ``"latent"`` each cell's own total.
+        batch_size
+            Cells decoded at once.
+        return_numpy
+            Return an array rather than a DataFrame.
+
+        Returns
+        -------
+        ``(n_cells, n_features)``, indexed by names of cells and features.
+
+        Raises
+        ------
+        ValueError
+            If a feature is unknown, or the result would take more than 2 GB.
+        """
+        self._check_if_trained(warn=False, message="the VAE is not trained yet; call vae.train() first.")
+        adata = self._validate_anndata(adata)
+        rows = np.arange(adata.n_obs) if indices is None else np.asarray(indices)
+        names = self.feature_names
+        columns = np.arange(len(names)) if feature_list is None else names.get_indexer(list(feature_list))
+        if (columns < 0).any():
+            unknown = [f for f, c in zip(feature_list or (), columns, strict=True) if c < 0]
+            raise ValueError(f"{len(unknown)} features are not the model's ({', '.join(map(str, unknown[:5]))}).")
+        if len(rows) * len(columns) * 4 > DENSE_LIMIT:
+            raise ValueError("the result would take more than 2 GB; give feature_list or fewer indices.")
+        loader = self._make_data_loader(adata=adata, indices=rows, batch_size=batch_size)
+        parts = []
+        with torch.inference_mode():
+            for tensors in loader:
+                inputs = self.module._get_inference_input(tensors)
+                out = self.module.inference(**inputs)
+                expected = self._expected(
+                    out["qzm"], inputs["log_library"].to(out["qzm"].device), inputs["codes"], inputs["continuous"]
+                )
+                if library_size != "latent":
+                    expected *= float(library_size) / expected.sum(1, keepdims=True)
+                parts.append(expected[:, columns])
+        values = np.concatenate(parts)
+        return values if return_numpy else pd.DataFrame(values, index=adata.obs_names[rows], columns=names[columns])
+
+    def posterior_predictive_sample(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        n_samples: int = 1,
+        batch_size: int | None = None,
+        *,
+        seed: int | None = None,
+    ) -> Any:
+        """Counts drawn from the posterior predictive distribution of each cell, at its own library size.
+
+        Parameters
+        ----------
+        adata
+            Data with the model's features; ``None`` takes the model's own.
+        indices
+            Rows to use.
+        n_samples
+            Number of draws.
+        batch_size
+            Cells decoded at once (256).
+        seed
+            Seed of the draws.
+
+        Returns
+        -------
+        :class:`sparse.GCXS` of shape ``(n_cells, n_vars)``, or ``(n_cells, n_vars, n_samples)`` for more draws, as
+        :class:`scvi.criticism.PosteriorPredictiveCheck` expects; ``.to_scipy_sparse()`` makes one draw a csr matrix.
+        """
+        import sparse as pydata_sparse
+
+        adata = self._validate_anndata(adata)
+        rows = np.arange(adata.n_obs) if indices is None else np.asarray(indices)
+        mean, std = self.encode_distribution(adata)
+        seed = settings.seed if seed is None else seed
+        continuous = self._continuous(adata)
+        draws = []
+        for k in range(n_samples):
+            rng = np.random.default_rng([seed, k])
+            cells = Cells(
+                latents=(mean[rows] + std[rows] * rng.standard_normal(mean[rows].shape)).astype(np.float32),
+                log_library=self._log_library(adata)[rows].astype(np.float32),
+                codes=self._codes(adata)[rows, 1:],
+                continuous=None if continuous is None else continuous[rows],
+            )
+            counts = decode_counts(self.module, cells, seed=seed + k, batch_size=batch_size or 256)
+            draws.append(pydata_sparse.GCXS.from_scipy_sparse(counts))
+        return draws[0] if n_samples == 1 else pydata_sparse.stack(draws, axis=-1)
+
+    def sample_prior(
+        self,
+        n_obs: int,
+        *,
+        library_size: float | np.ndarray | None = None,
+        batch: Any = None,
+        seed: int | None = None,
+        batch_size: int = 256,
+    ) -> AnnData:
+        """Generate cells from the VAE's own prior, a standard normal: a baseline for the diffusion model.
+
+        Parameters
+        ----------
+        n_obs
+            Number of cells.
+        library_size
+            Total counts, one value or ``n_obs``; ``None`` draws totals of training cells.
+        batch
+            Batch to decode for.
+        seed
+            Seed of latents and counts.
+        batch_size
+            Cells decoded at once.
+
+        Returns
+        -------
+        AnnData of counts with the slots that :func:`isd.tl.generate` writes; labels are missing.
+        """
+        self._check_if_trained(warn=False, message="the VAE is not trained yet; call vae.train() first.")
+        if n_obs < 1:
+            raise ValueError(f"n_obs must be at least 1, got {n_obs}.")
+        seed = settings.seed if seed is None else seed
+        rng = np.random.default_rng([seed, 0])
+        latents = rng.standard_normal((n_obs, self.module.n_latent)).astype(np.float32)
+        if self.module_params.get("l2_normalize"):
+            latents /= np.linalg.norm(latents, axis=1, keepdims=True)
+        cells = self._cells(latents, library_size, batch, np.random.default_rng([seed, 1]))
+        provenance = {"sampler": "prior", "seed": seed}
+        return generated_adata(
+            self, self, cells, label_codes=None, seed=seed, batch_size=batch_size, provenance=provenance
+        )
+
+    @classmethod
+    def load(  # type: ignore[override]
+        cls,
+        dir_path: str | Path,
+        adata: AnnData | bool | None = None,
+        accelerator: str = "auto",
+        device: int | str = "auto",
+    ) -> Self:
+        """Load a VAE; see :meth:`IsdModel.load <isd.model.LatentDiffusion.load>` for the arguments."""
+        model = cls._load(dir_path, adata, accelerator, device)
+        return model
+
+
+def _feature_share(counts: Any, rows: np.ndarray, chunk: int = 4096) -> np.ndarray:
+    """Share of each feature in all counts of some rows."""
+    total = np.zeros(counts.shape[1])
+    for start in range(0, len(rows), chunk):
+        total += np.asarray(counts[np.sort(rows[start : start + chunk])].sum(axis=0), dtype=float).ravel()
+    return total / total.sum()

@@ -1,0 +1,110 @@
+"""Checks of the data that a model is set up with: every message says what was given and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scipy import sparse
+
+from isd._counts import classify_counts, resolve_layer, row_sums, where
+
+
+def validate_adata(
+    adata: AnnData,
+    *,
+    layer: str | None,
+    labels_key: str | None,
+    batch_key: str | None,
+    categorical_covariate_keys: Sequence[str] | None,
+    continuous_covariate_keys: Sequence[str] | None,
+    size_factor_key: str | None,
+) -> str | None:
+    """Check everything that a model needs, before any time is spent.
+
+    Returns
+    -------
+    The layer of counts, ``None`` for ``adata.X``.
+
+    Raises
+    ------
+    TypeError
+        If ``adata`` is no AnnData.
+    KeyError
+        If a key is not where it should be.
+    ValueError
+        If the values cannot be used.
+    """
+    if not isinstance(adata, AnnData):
+        raise TypeError(f"adata must be an AnnData, got {type(adata).__name__}.")
+    if adata.is_view:
+        raise ValueError(
+            "adata is a view of another AnnData; models write to it. Make a copy first: adata = adata.copy()."
+        )
+    if adata.n_obs < 2:
+        raise ValueError(f"adata has {adata.n_obs} cells; at least 2 are needed to train a model.")
+    if adata.n_vars < 2:
+        raise ValueError(f"adata has {adata.n_vars} features; at least 2 are needed to train a model.")
+    if not adata.var_names.is_unique:
+        repeated = adata.var_names[adata.var_names.duplicated()].unique()
+        raise ValueError(
+            f"adata.var_names are not unique: {len(repeated)} names occur more than once "
+            f"({', '.join(map(str, repeated[:5]))}). Call adata.var_names_make_unique() or sum the duplicates."
+        )
+    layer = resolve_layer(adata, layer)
+    keys = [("batch_key", batch_key), ("labels_key", labels_key), ("size_factor_key", size_factor_key)]
+    keys += [("categorical_covariate_keys", k) for k in categorical_covariate_keys or ()]
+    keys += [("continuous_covariate_keys", k) for k in continuous_covariate_keys or ()]
+    for argument, key in keys:
+        if key is None or key in adata.obs:
+            continue
+        columns = [str(c) for c in adata.obs.columns if not str(c).startswith("_scvi")]
+        hint = ""
+        if argument == "labels_key":
+            hint = " Run isd.pp.recipe (or sc.tl.leiden) first, name another column, or give labels_key=None for one class."
+        raise KeyError(f"{argument} {key!r} is not in adata.obs, which has {columns}.{hint}")
+    for key in [batch_key, *(categorical_covariate_keys or ())]:
+        if key is not None and adata.obs[key].isna().any():
+            raise ValueError(
+                f"adata.obs[{key!r}] has {int(adata.obs[key].isna().sum())} missing values; "
+                "give these cells a category of their own or drop them."
+            )
+    for key in continuous_covariate_keys or ():
+        if not np.isfinite(pd.to_numeric(adata.obs[key], errors="coerce")).all():
+            raise ValueError(f"adata.obs[{key!r}] must be finite numbers to serve as a continuous covariate.")
+    if size_factor_key is not None:
+        factors = pd.to_numeric(adata.obs[size_factor_key], errors="coerce").to_numpy()
+        if not (np.isfinite(factors) & (factors > 0)).all():
+            raise ValueError(f"adata.obs[{size_factor_key!r}] must be positive numbers to serve as size factors.")
+    matrix = adata.X if layer is None else adata.layers[layer]
+    if matrix is None:
+        raise ValueError('adata.X is empty; give the layer of raw counts, such as layer="counts".')
+    name = where(layer)
+    if classify_counts(matrix, name) == "fractional":
+        raise ValueError(
+            f"{name} holds fractional counts (estimates of an EM quantifier?); models draw whole counts. "
+            "Round them first: isd.pp.round_counts(adata) or isd.pp.recipe(adata) do, and keep the estimates."
+        )
+    totals = row_sums(matrix)
+    empty = np.flatnonzero(totals == 0)
+    if empty.size:
+        names = ", ".join(map(str, adata.obs_names[empty[:5]]))
+        place = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
+        raise ValueError(
+            f"{empty.size} cells have no counts in {name} ({names}{', ...' if empty.size > 5 else ''}). "
+            f"Drop them: adata = adata[{place}.sum(1) > 0].copy()."
+        )
+    return layer
+
+
+def as_csr_in_place(adata: AnnData, layer: str | None) -> None:
+    """Replace csc matrices and sparse arrays by ``csr_matrix``: scvi-tools reads only that one fast."""
+    matrix = adata.X if layer is None else adata.layers[layer]
+    if sparse.issparse(matrix) and not isinstance(matrix, sparse.csr_matrix):
+        csr = sparse.csr_matrix(matrix)
+        if layer is None:
+            adata.X = csr
+        else:
+            adata.layers[layer] = csr

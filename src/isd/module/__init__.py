@@ -1,0 +1,7 @@
+"""scvi modules: the probabilistic networks behind :mod:`isd.model`."""
+
+from isd.module._classifier import ClassifierModule
+from isd.module._latent_diffusion import LatentDiffusionModule, LatentScaler
+from isd.module._vae import VAEModule
+
+__all__ = ["ClassifierModule", "LatentDiffusionModule", "LatentScaler", "VAEModule"]

@@ -1,0 +1,192 @@
+"""The diffusion network of :class:`isd.model.LatentDiffusion`, over standardised latents and log library size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
+from torch import Tensor, nn
+
+from isd.diffusion import Parametrization, Schedule, training_target
+from isd.nn import AdaLNDenoiser, MLPUNet
+
+#: Keys of the batches that latent models are trained on.
+LATENT_MEAN, LATENT_STD, LOG_LIBRARY, CODES = "latent_mean", "latent_std", "log_library", "codes"
+TimeSampling = Literal["logit_normal", "uniform"]
+
+
+class LatentScaler(nn.Module):
+    """Put latents (and log library size) on zero mean and unit variance, with statistics of the training rows.
+
+    Parameters
+    ----------
+    n_input
+        Width of the vectors.
+    enabled
+        ``False`` leaves vectors as they are (published configuration).
+    """
+
+    mean: Tensor
+    std: Tensor
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, n_input: int, *, enabled: bool = True) -> None:
+        super().__init__()
+        self.enabled = enabled
+        self.register_buffer("mean", torch.zeros(n_input))
+        self.register_buffer("std", torch.ones(n_input))
+        self.register_buffer("low", torch.full((n_input,), -torch.inf))
+        self.register_buffer("high", torch.full((n_input,), torch.inf))
+
+    @torch.no_grad()
+    def fit(self, mean: Tensor, std: Tensor, *, margin: float = 0.1) -> None:
+        """Fit to posteriors: their aggregate has variance ``var(mean) + mean(std^2)``.
+
+        Parameters
+        ----------
+        mean, std
+            Posterior means and standard deviations of the training rows, shape ``(n, n_input)``.
+        margin
+            Vectors are later kept within the range of the training rows widened by this share of it.
+        """
+        draws_low, draws_high = (mean - 3 * std).amin(0), (mean + 3 * std).amax(0)
+        span = margin * (draws_high - draws_low)
+        self.low.copy_(draws_low - span)
+        self.high.copy_(draws_high + span)
+        if self.enabled:
+            self.mean.copy_(mean.mean(0))
+            variance = mean.var(0, unbiased=False) + std.square().mean(0)
+            # a constant coordinate (one library size for all, say) stays where it is
+            self.std.copy_(torch.where(variance > 1e-8, variance.sqrt(), torch.ones_like(variance)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Standardise."""
+        return (x - self.mean) / self.std
+
+    def inverse(self, x: Tensor, *, clip: bool = True) -> Tensor:
+        """Undo the standardisation; ``clip`` keeps the result within the range seen in training."""
+        x = x * self.std + self.mean
+        return torch.maximum(torch.minimum(x, self.high), self.low) if clip else x
+
+
+def draw_latents(tensors: dict[str, Tensor], *, with_library: bool) -> Tensor:
+    """A fresh draw from the posterior of each row, with the log library size appended where it is modelled."""
+    mean, std = tensors[LATENT_MEAN], tensors[LATENT_STD]
+    z = mean + std * torch.randn_like(mean)
+    return torch.cat([z, tensors[LOG_LIBRARY]], dim=1) if with_library else z
+
+
+class LatentDiffusionModule(BaseModuleClass):
+    """Conditional denoiser over latents, with the schedule and parametrisation that it is trained for.
+
+    Parameters
+    ----------
+    n_latent
+        Width of the VAE's latent.
+    n_categories
+        Number of labels, then of batches, then of each categorical covariate.
+    schedule
+        Forward process.
+    parametrization
+        What the network predicts.
+    network
+        ``"adaln"`` (default) or ``"mlp_unet"`` (published).
+    n_hidden, n_blocks, dropout
+        Shape of the AdaLN network.
+    hidden
+        Widths of the MLP U-Net.
+    label_dropout
+        Probability with which conditions are hidden in training.
+    model_library, standardize
+        Whether the log library size is generated too, and whether vectors are standardised.
+    time_sampling
+        Distribution of training times: ``"logit_normal"`` or ``"uniform"``.
+    """
+
+    def __init__(
+        self,
+        n_latent: int,
+        n_categories: Sequence[int],
+        *,
+        schedule: Schedule,
+        parametrization: Parametrization = "velocity",
+        network: Literal["adaln", "mlp_unet"] = "adaln",
+        n_hidden: int = 128,
+        n_blocks: int = 2,
+        dropout: float = 0.0,
+        hidden: Sequence[int] = (512, 512, 256, 128),
+        label_dropout: float = 0.1,
+        model_library: bool = True,
+        standardize: bool = True,
+        time_sampling: TimeSampling = "logit_normal",
+    ) -> None:
+        super().__init__()
+        self.n_latent = n_latent
+        self.n_categories = tuple(int(n) for n in n_categories)
+        self.schedule = schedule
+        self.parametrization: Parametrization = parametrization
+        self.label_dropout = label_dropout
+        self.model_library = model_library
+        self.time_sampling = time_sampling
+        self.n_input = n_latent + int(model_library)
+        self.scaler = LatentScaler(self.n_input, enabled=standardize)
+        self.network: nn.Module
+        if network == "adaln":
+            self.network = AdaLNDenoiser(
+                self.n_input, self.n_categories, n_hidden=n_hidden, n_blocks=n_blocks, dropout=dropout
+            )
+        elif network == "mlp_unet":
+            self.network = MLPUNet(self.n_input, self.n_categories, hidden=hidden)
+        else:
+            raise ValueError(f"network {network!r} is unknown; choose 'adaln' or 'mlp_unet'.")
+
+    def sample_times(self, n: int, device: torch.device | str) -> Tensor:
+        """Times at which the network is trained, in (0, 1)."""
+        if self.time_sampling == "logit_normal":
+            # Esser et al., Scaling rectified flow transformers (2024), section 3.1
+            return torch.sigmoid(torch.randn(n, device=device))
+        n_timesteps = getattr(self.schedule, "n_timesteps", None)
+        if n_timesteps is None:
+            return torch.rand(n, device=device)
+        return (torch.randint(n_timesteps, (n,), device=device) + 1).float() / n_timesteps
+
+    def _get_inference_input(self, tensors: dict[str, Tensor], **kwargs: Any) -> dict[str, Any]:
+        return {"latents": draw_latents(tensors, with_library=self.model_library)}
+
+    @auto_move_data
+    def inference(self, latents: Tensor) -> dict[str, Tensor]:
+        """Standardise latents and noise them at random times."""
+        x0 = self.scaler(latents)
+        eps = torch.randn_like(x0)
+        t = self.sample_times(x0.shape[0], x0.device)
+        return {"x0": x0, "eps": eps, "t": t, "x_t": self.schedule.add_noise(x0, eps, t)}
+
+    def _get_generative_input(
+        self, tensors: dict[str, Tensor], inference_outputs: dict[str, Any], **kwargs: Any
+    ) -> dict[str, Any]:
+        codes = tensors[CODES]
+        if self.training:
+            codes = self.network.conditions.drop(codes, self.label_dropout)  # type: ignore[operator, union-attr]
+        return {"x_t": inference_outputs["x_t"], "t": inference_outputs["t"], "codes": codes}
+
+    @auto_move_data
+    def generative(self, x_t: Tensor, t: Tensor, codes: Tensor) -> dict[str, Tensor]:
+        """Predict from noised latents."""
+        return {"prediction": self.network(x_t, t, codes)}
+
+    def loss(
+        self, tensors: dict[str, Tensor], inference_outputs: dict[str, Any], generative_outputs: dict[str, Any]
+    ) -> LossOutput:
+        """Mean squared error of the prediction."""
+        target = training_target(
+            self.parametrization,
+            self.schedule,
+            inference_outputs["x0"],
+            inference_outputs["eps"],
+            inference_outputs["t"],
+        )
+        per_cell = (generative_outputs["prediction"] - target).square().mean(dim=1)
+        return LossOutput(loss=per_cell.mean(), reconstruction_loss=per_cell, n_obs_minibatch=per_cell.shape[0])

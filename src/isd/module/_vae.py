@@ -1,0 +1,325 @@
+"""The probabilistic network of :class:`isd.model.VAE`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from scvi import REGISTRY_KEYS
+from scvi.distributions import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
+from scvi.module._constants import MODULE_KEYS
+from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
+from torch import Tensor, nn
+from torch.distributions import Distribution, Normal
+
+from isd._constants import TARGET_SUM
+from isd.module._sampling import gamma_rates, multinomial_rows
+from isd.nn import CountDecoder, CountEncoder, one_hot_conditions
+
+Likelihood = Literal["nb", "zinb", "poisson", "normal"]
+LIKELIHOODS: tuple[str, ...] = ("nb", "zinb", "poisson", "normal")
+#: log of the inverse dispersion at the start: nearly Poisson, so that over-dispersion has to be learnt
+LOG_THETA_INIT = 5.0
+LOG_THETA_RANGE = (-8.0, 12.0)
+
+
+class VAEModule(BaseModuleClass):
+    r"""Variational autoencoder of counts.
+
+    .. math::
+
+        z &\sim \mathcal{N}(0, I) \\
+        \rho &= \mathrm{softmax}(f(z, \log \ell, s)) \\
+        x_j &\sim \mathrm{NB}(\ell \rho_j, \theta_j(z))
+
+    with library size :math:`\ell` (observed), covariates :math:`s` and an inverse dispersion
+    :math:`\theta_j(z) = \exp(r_j + g_j(z, \log \ell, s))` per feature and cell.
+
+    Parameters
+    ----------
+    n_input
+        Number of features.
+    n_batch, n_cats_per_cov, n_continuous_cov
+        Covariates that encoder and decoder see.
+    n_hidden, n_layers, n_latent, dropout, norm, activation
+        Shape of the networks.
+    likelihood
+        ``"nb"``, ``"zinb"``, ``"poisson"``, or ``"normal"`` (mean squared error on log-normalised values).
+    dispersion
+        ``"cell"`` (per feature and cell) or ``"feature"``.
+    deterministic, l2_normalize
+        Point latents on the unit sphere, as in the published autoencoder.
+    use_library
+        Whether encoder and decoder see the log library size.
+    """
+
+    def __init__(
+        self,
+        n_input: int,
+        *,
+        n_batch: int = 1,
+        n_cats_per_cov: Sequence[int] = (),
+        n_continuous_cov: int = 0,
+        n_hidden: int = 256,
+        n_layers: int = 2,
+        n_latent: int = 32,
+        dropout: float = 0.0,
+        norm: Literal["layer", "batch", "none"] = "layer",
+        activation: Literal["silu", "prelu", "relu", "gelu"] = "silu",
+        likelihood: Likelihood = "nb",
+        dispersion: Literal["cell", "feature"] = "cell",
+        deterministic: bool = False,
+        l2_normalize: bool = False,
+        use_library: bool = True,
+    ) -> None:
+        super().__init__()
+        if likelihood not in LIKELIHOODS:
+            raise ValueError(f"likelihood {likelihood!r} is unknown; choose one of {LIKELIHOODS}.")
+        if dispersion not in ("cell", "feature"):
+            raise ValueError(f"dispersion {dispersion!r} is unknown; choose 'cell' or 'feature'.")
+        self.n_input = n_input
+        self.n_latent = n_latent
+        self.likelihood = likelihood
+        self.deterministic = deterministic
+        self.use_library = use_library
+        self.n_categories = (n_batch, *n_cats_per_cov)
+        self.n_continuous_cov = n_continuous_cov
+        n_covariates = int(use_library) + sum(n for n in self.n_categories if n > 1) + n_continuous_cov
+        shape: dict[str, Any] = {
+            "n_hidden": n_hidden,
+            "n_layers": n_layers,
+            "norm": norm,
+            "activation": activation,
+            "dropout": dropout,
+        }
+        self.encoder = CountEncoder(
+            n_input,
+            n_covariates,
+            n_latent=n_latent,
+            deterministic=deterministic,
+            l2_normalize=l2_normalize,
+            **shape,
+        )
+        heads = []
+        if likelihood in ("nb", "zinb") and dispersion == "cell":
+            heads.append("dispersion")
+        if likelihood == "zinb":
+            heads.append("dropout")
+        self.decoder = CountDecoder(n_latent, n_covariates, n_input, heads=heads, **shape)
+        if likelihood in ("nb", "zinb"):
+            self.log_theta = nn.Parameter(torch.full((n_input,), LOG_THETA_INIT))
+        # statistics of the training rows: the library size enters the networks standardised
+        self.register_buffer("library_mean", torch.tensor(0.0))
+        self.register_buffer("library_std", torch.tensor(1.0))
+
+    # -- inputs ------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def set_training_statistics(self, log_library: np.ndarray, feature_share: np.ndarray) -> None:
+        """Standardisation of the library size, and the output layer's bias from the pooled expression.
+
+        Parameters
+        ----------
+        log_library
+            Log library size of the training rows.
+        feature_share
+            Share of each feature in all counts of the training rows, shape ``(n_vars,)``.
+        """
+        self.library_mean.fill_(float(np.mean(log_library)))
+        self.library_std.fill_(max(float(np.std(log_library)), 1e-2))
+        if self.likelihood != "normal":
+            # a feature never seen starts well below the rarest seen one and not at minus infinity
+            seen = feature_share[feature_share > 0]
+            floor = 0.1 * float(seen.min()) if seen.size else 1.0
+            bias = np.log(np.maximum(feature_share, floor))
+            self.decoder.mean.bias.copy_(torch.as_tensor(bias - bias.mean(), dtype=torch.float32))
+
+    def covariates(self, log_library: Tensor, codes: Tensor, continuous: Tensor | None) -> Tensor:
+        """Covariate columns for encoder and decoder, shape ``(n, n_covariates)``."""
+        parts = []
+        if self.use_library:
+            parts.append((log_library - self.library_mean) / self.library_std)
+        if any(n > 1 for n in self.n_categories):
+            parts.append(one_hot_conditions(codes, self.n_categories))
+        if self.n_continuous_cov and continuous is not None:
+            parts.append(continuous)
+        if not parts:
+            return log_library.new_zeros(log_library.shape[0], 0)
+        return torch.cat(parts, dim=1)
+
+    @staticmethod
+    def codes_from(tensors: dict[str, Tensor]) -> Tensor:
+        """Batch and categorical covariates as one matrix of codes."""
+        codes = tensors[REGISTRY_KEYS.BATCH_KEY]
+        extra = tensors.get(REGISTRY_KEYS.CAT_COVS_KEY)
+        return codes if extra is None else torch.cat([codes, extra], dim=1)
+
+    def log_library(self, x: Tensor, size_factor: Tensor | None = None) -> Tensor:
+        """Log of the size factor where one is registered, else of the total counts; shape ``(n, 1)``."""
+        if size_factor is not None:
+            return torch.log(size_factor)
+        return torch.log(x.sum(dim=1, keepdim=True).clamp_min(1.0))
+
+    def _get_inference_input(self, tensors: dict[str, Tensor], **kwargs: Any) -> dict[str, Any]:
+        x = tensors[REGISTRY_KEYS.X_KEY]
+        return {
+            "x": x,
+            "log_library": self.log_library(x, tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY)),
+            "codes": self.codes_from(tensors),
+            "continuous": tensors.get(REGISTRY_KEYS.CONT_COVS_KEY),
+        }
+
+    def _get_generative_input(
+        self, tensors: dict[str, Tensor], inference_outputs: dict[str, Any], **kwargs: Any
+    ) -> dict[str, Any]:
+        return {
+            "z": inference_outputs[MODULE_KEYS.Z_KEY],
+            "log_library": inference_outputs[MODULE_KEYS.LIBRARY_KEY],
+            "codes": self.codes_from(tensors),
+            "continuous": tensors.get(REGISTRY_KEYS.CONT_COVS_KEY),
+        }
+
+    @staticmethod
+    def log_normalize(x: Tensor) -> Tensor:
+        """log1p of counts scaled to 10,000 a cell."""
+        return torch.log1p(x * (TARGET_SUM / x.sum(dim=1, keepdim=True).clamp_min(1.0)))
+
+    # -- the three verbs of a scvi module ----------------------------------------------------------------------
+
+    @auto_move_data
+    def inference(
+        self, x: Tensor, log_library: Tensor, codes: Tensor, continuous: Tensor | None = None, n_samples: int = 1
+    ) -> dict[str, Any]:
+        """Approximate posterior of the latent, and a draw from it."""
+        mean, std = self.encoder(self.log_normalize(x), self.covariates(log_library, codes, continuous))
+        shape = mean.shape if n_samples == 1 else (n_samples, *mean.shape)
+        z = mean.expand(shape)
+        if not self.deterministic:
+            z = z + std * torch.randn(shape, device=mean.device)
+        return {
+            MODULE_KEYS.Z_KEY: z,
+            MODULE_KEYS.QZM_KEY: mean,
+            # scvi makes a normal distribution of it, which a variance of zero (point latents) is not
+            MODULE_KEYS.QZV_KEY: std.square().clamp_min(1e-12),
+            MODULE_KEYS.LIBRARY_KEY: log_library,
+        }
+
+    @auto_move_data
+    def generative(
+        self, z: Tensor, log_library: Tensor, codes: Tensor, continuous: Tensor | None = None
+    ) -> dict[str, Any]:
+        """Distribution of the counts given the latent (of log-normalised values for ``"normal"``)."""
+        out = self.decoder(z, self.covariates(log_library, codes, continuous))
+        return {MODULE_KEYS.PX_KEY: self._distribution(out, log_library)}
+
+    def _distribution(self, out: dict[str, Tensor], log_library: Tensor) -> Distribution:
+        if self.likelihood == "normal":
+            return Normal(out["mean"], torch.ones_like(out["mean"]), validate_args=False)
+        share = torch.softmax(out["mean"], dim=-1)
+        mean = share * log_library.exp()
+        if self.likelihood == "poisson":
+            return Poisson(rate=mean, scale=share, validate_args=False)
+        log_theta = self.log_theta + out["dispersion"] if "dispersion" in out else self.log_theta
+        theta = log_theta.clamp(*LOG_THETA_RANGE).exp()
+        if self.likelihood == "nb":
+            return NegativeBinomial(mu=mean, theta=theta, scale=share, validate_args=False)
+        return ZeroInflatedNegativeBinomial(
+            mu=mean, theta=theta, zi_logits=out["dropout"] - 3.0, scale=share, validate_args=False
+        )
+
+    def reconstruction_loss(self, px: Distribution, x: Tensor) -> Tensor:
+        """Negative log-likelihood per cell (for ``"normal"``: of log-normalised values, unit variance)."""
+        if self.likelihood == "normal":
+            return 0.5 * (px.mean - self.log_normalize(x)).square().sum(dim=-1)
+        return -px.log_prob(x).sum(dim=-1)
+
+    def loss(
+        self,
+        tensors: dict[str, Tensor],
+        inference_outputs: dict[str, Any],
+        generative_outputs: dict[str, Any],
+        kl_weight: float | Tensor = 1.0,
+    ) -> LossOutput:
+        """Negative evidence lower bound, averaged over the batch."""
+        x = tensors[REGISTRY_KEYS.X_KEY]
+        rec = self.reconstruction_loss(generative_outputs[MODULE_KEYS.PX_KEY], x)
+        if self.deterministic:
+            kl = torch.zeros_like(rec)
+        else:
+            mean, var = inference_outputs[MODULE_KEYS.QZM_KEY], inference_outputs[MODULE_KEYS.QZV_KEY]
+            kl = 0.5 * (mean.square() + var - 1.0 - var.log()).sum(dim=1)
+        return LossOutput(loss=(rec + kl_weight * kl).mean(), reconstruction_loss=rec, kl_local=kl)
+
+    # -- further verbs -----------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def marginal_ll(
+        self, tensors: dict[str, Tensor], n_mc_samples: int = 100, return_mean: bool = False, **kwargs: Any
+    ) -> Tensor | float:
+        """Importance-weighted estimate of the log-likelihood of each cell given its library size.
+
+        References
+        ----------
+        Burda, Grosse & Salakhutdinov, Importance weighted autoencoders (2016), equation 8.
+        """
+        x = tensors[REGISTRY_KEYS.X_KEY].to(self.device)
+        inputs = {
+            k: v.to(self.device) if torch.is_tensor(v) else v for k, v in self._get_inference_input(tensors).items()
+        }
+        terms = []
+        for _ in range(n_mc_samples):
+            q = self.inference(**inputs)
+            z, mean, var = q[MODULE_KEYS.Z_KEY], q[MODULE_KEYS.QZM_KEY], q[MODULE_KEYS.QZV_KEY]
+            px = self.generative(z, inputs["log_library"], inputs["codes"], inputs["continuous"])[MODULE_KEYS.PX_KEY]
+            term = -self.reconstruction_loss(px, x)
+            if not self.deterministic:
+                log_prior = Normal(0.0, 1.0).log_prob(z).sum(dim=1)
+                log_posterior = Normal(mean, var.sqrt()).log_prob(z).sum(dim=1)
+                term = term + log_prior - log_posterior
+            terms.append(term)
+        estimate = torch.logsumexp(torch.stack(terms), dim=0) - float(np.log(n_mc_samples))
+        return float(estimate.mean()) if return_mean else estimate
+
+    @torch.inference_mode()
+    def sample_counts(
+        self,
+        z: Tensor,
+        log_library: Tensor,
+        codes: Tensor,
+        continuous: Tensor | None,
+        rng: np.random.Generator,
+    ) -> np.ndarray:
+        """Draw counts for given latents; the total of each cell is its library size, rounded.
+
+        For ``"normal"`` there is no count distribution: the decoded log-normalised values (not below zero)
+        are put back on the scale of counts and scaled to the library size; they stay fractional.
+
+        Parameters
+        ----------
+        z
+            Latents of shape ``(n, n_latent)``.
+        log_library
+            Log library size, shape ``(n, 1)``.
+        codes, continuous
+            Covariates, shapes ``(n, 1 + n_cat_covs)`` and ``(n, n_continuous_cov)``.
+        rng
+            Source of randomness.
+
+        Returns
+        -------
+        Array of shape ``(n, n_vars)``, ``float32``.
+        """
+        px = self.generative(z, log_library, codes, continuous)[MODULE_KEYS.PX_KEY]
+        totals = np.maximum(np.rint(np.exp(log_library.double().cpu().numpy().ravel())), 1.0)
+        if self.likelihood == "normal":
+            values = np.expm1(px.mean.clamp_min(0.0).cpu().numpy())
+            return (values * (totals[:, None] / np.maximum(values.sum(1, keepdims=True), 1e-12))).astype(np.float32)
+        if self.likelihood == "poisson":
+            return multinomial_rows(px.rate.cpu().numpy(), totals, rng)
+        rates = gamma_rates(px.mu.cpu().numpy(), px.theta.cpu().numpy(), rng)
+        if self.likelihood == "zinb":
+            dropped = torch.sigmoid(px.zi_logits).cpu().numpy()
+            rates *= rng.random(rates.shape, dtype=np.float32) >= dropped
+        return multinomial_rows(rates, totals, rng)

@@ -1,0 +1,168 @@
+"""Encoder and decoder of the count VAE, and their published (SCimilarity-shaped) form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Activation = Literal["silu", "prelu", "relu", "gelu"]
+Norm = Literal["layer", "batch", "none"]
+
+
+def _activation(name: Activation) -> nn.Module:
+    modules = {"silu": nn.SiLU, "prelu": nn.PReLU, "relu": nn.ReLU, "gelu": nn.GELU}
+    if name not in modules:
+        raise ValueError(f"activation {name!r} is unknown; choose one of {sorted(modules)}.")
+    return modules[name]()
+
+
+def _norm(name: Norm, dim: int) -> nn.Module:
+    if name == "layer":
+        return nn.LayerNorm(dim)
+    if name == "batch":
+        return nn.BatchNorm1d(dim)
+    if name == "none":
+        return nn.Identity()
+    raise ValueError(f"norm {name!r} is unknown; choose 'layer', 'batch' or 'none'.")
+
+
+class MLP(nn.Sequential):
+    """Blocks of linear layer, normalisation, activation and dropout.
+
+    Parameters
+    ----------
+    n_input
+        Number of input columns.
+    hidden
+        Widths of the blocks.
+    norm, activation, dropout
+        What follows each linear layer.
+    """
+
+    def __init__(
+        self,
+        n_input: int,
+        hidden: Sequence[int],
+        *,
+        norm: Norm = "layer",
+        activation: Activation = "silu",
+        dropout: float = 0.0,
+    ) -> None:
+        layers: list[nn.Module] = []
+        for width in hidden:
+            block = [nn.Linear(n_input, width), _norm(norm, width), _activation(activation)]
+            if dropout > 0:
+                block.append(nn.Dropout(dropout))
+            layers.append(nn.Sequential(*block))
+            n_input = width
+        super().__init__(*layers)
+
+
+class CountEncoder(nn.Module):
+    """Encode log-normalised expression, log library size and covariates into a latent Gaussian or point.
+
+    Parameters
+    ----------
+    n_input
+        Number of features.
+    n_covariates
+        Columns of covariates that are appended to the input (log library size included).
+    n_hidden, n_layers, norm, activation, dropout
+        Shape of the network.
+    n_latent
+        Width of the latent.
+    deterministic
+        ``True`` gives a point (variance zero), as the published autoencoder does.
+    l2_normalize
+        Put the latent on the unit sphere (published autoencoder).
+    """
+
+    def __init__(
+        self,
+        n_input: int,
+        n_covariates: int,
+        *,
+        n_hidden: int,
+        n_layers: int,
+        n_latent: int,
+        norm: Norm = "layer",
+        activation: Activation = "silu",
+        dropout: float = 0.0,
+        deterministic: bool = False,
+        l2_normalize: bool = False,
+    ) -> None:
+        super().__init__()
+        self.body = MLP(
+            n_input + n_covariates, [n_hidden] * n_layers, norm=norm, activation=activation, dropout=dropout
+        )
+        self.mean = nn.Linear(n_hidden, n_latent)
+        self.log_var = None if deterministic else nn.Linear(n_hidden, n_latent)
+        if self.log_var is not None:
+            # start from a posterior narrower than the prior: the first steps then carry a signal
+            nn.init.zeros_(self.log_var.weight)
+            nn.init.constant_(self.log_var.bias, -2.0)
+        self.l2_normalize = l2_normalize
+
+    def forward(self, x: Tensor, covariates: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the latent, each ``(n, n_latent)``."""
+        h = self.body(torch.cat([x, covariates], dim=1))
+        mean = self.mean(h)
+        if self.l2_normalize:
+            mean = F.normalize(mean, p=2.0, dim=1)
+        if self.log_var is None:
+            return mean, torch.zeros_like(mean)
+        return mean, torch.exp(0.5 * self.log_var(h).clamp(-14.0, 6.0))
+
+
+class CountDecoder(nn.Module):
+    """Decode a latent and covariates into logits per feature, with further heads where a likelihood needs them.
+
+    Parameters
+    ----------
+    n_latent
+        Width of the latent.
+    n_covariates
+        Columns of covariates (log library size included).
+    n_output
+        Number of features.
+    n_hidden, n_layers, norm, activation, dropout
+        Shape of the network.
+    heads
+        Names of further outputs of shape ``(n, n_output)``, initialised to zero, such as ``"dispersion"``
+        (added to the per-feature log dispersion) and ``"dropout"`` (zero inflation logits).
+    """
+
+    def __init__(
+        self,
+        n_latent: int,
+        n_covariates: int,
+        n_output: int,
+        *,
+        n_hidden: int,
+        n_layers: int,
+        norm: Norm = "layer",
+        activation: Activation = "silu",
+        dropout: float = 0.0,
+        heads: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        self.body = MLP(
+            n_latent + n_covariates, [n_hidden] * n_layers, norm=norm, activation=activation, dropout=dropout
+        )
+        self.mean = nn.Linear(n_hidden, n_output)
+        self.heads = nn.ModuleDict({name: nn.Linear(n_hidden, n_output) for name in heads})
+        for head in self.heads.values():
+            nn.init.zeros_(head.weight)  # type: ignore[arg-type]
+            nn.init.zeros_(head.bias)  # type: ignore[arg-type]
+
+    def forward(self, z: Tensor, covariates: Tensor) -> dict[str, Tensor]:
+        """Outputs by name: ``"mean"`` (logits) and one entry for each head."""
+        h = self.body(torch.cat([z, covariates], dim=1))
+        out = {"mean": self.mean(h)}
+        for name, head in self.heads.items():
+            out[name] = head(h)
+        return out

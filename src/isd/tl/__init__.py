@@ -1,0 +1,7 @@
+"""Tools: generate, encode, embed."""
+
+from isd.tl._embed import embed
+from isd.tl._encode import encode
+from isd.tl._generate import generate
+
+__all__ = ["embed", "encode", "generate"]

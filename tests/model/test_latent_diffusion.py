@@ -1,0 +1,124 @@
+import numpy as np
+import pytest
+
+import isd
+from isd.model import VAE, LatentDiffusion
+
+
+def test_training_lowers_the_loss_below_the_untrained_one(trained):
+    losses = trained.history["train_loss"]["train_loss"].to_numpy()
+    # untrained, the velocity's mean square is 2
+    assert losses[-1] < 1.9
+    assert losses[-1] < losses[0]
+    assert "validation_loss" in trained.history
+
+
+def test_the_vaes_rows_are_used_and_test_rows_are_not(trained):
+    test = trained.vae.test_indices
+    assert len(test)
+    np.testing.assert_array_equal(trained.train_indices, trained.vae.train_indices)
+    hashes = isd._hash.hash_names(trained.adata.obs_names)
+    seen = np.isin(hashes, trained.train_obs_hash)
+    np.testing.assert_array_equal(np.flatnonzero(~seen), test)
+
+
+def test_scaler_standardises_the_training_latents(trained):
+    mean, std = trained.vae.encode_distribution()
+    rows = trained.train_indices
+    buffers = trained.module.scaler
+    np.testing.assert_allclose(buffers.mean.numpy()[:-1], mean[rows].mean(0), atol=1e-5)
+    variance = mean[rows].var(0) + (std[rows] ** 2).mean(0)
+    np.testing.assert_allclose(buffers.std.numpy()[:-1] ** 2, variance, rtol=1e-4)
+
+
+def test_ema_weights_are_those_that_are_kept(adata):
+    """With a decay of nearly one but warmed up, the kept weights differ from the start and from the last step's."""
+    LatentDiffusion.setup_anndata(adata)
+    runs = []
+    for decay in (0.0, 0.999):
+        model = LatentDiffusion(adata, n_hidden=8)
+        model.train(max_steps=40, vae_kwargs={"max_steps": 3}, ema_decay=decay, seed=0)
+        runs.append(model.module.network.output.weight.detach().numpy())
+    last, average = runs
+    assert not np.allclose(last, average)
+    assert np.abs(average).max() > 0  # the output layer starts at zero: its start has been forgotten
+    assert np.abs(average).mean() > 0.2 * np.abs(last).mean()
+
+
+def test_a_vae_of_other_features_is_refused(adata):
+    other = adata[:, 10:].copy()
+    VAE.setup_anndata(other)
+    vae = VAE(other, n_hidden=8, n_latent=2)
+    vae.train(max_steps=2)
+    LatentDiffusion.setup_anndata(adata)
+    with pytest.raises(ValueError, match=r"other features: 190 against 200.*190 shared"):
+        LatentDiffusion(adata, vae=vae)
+
+
+def test_an_untrained_vae_or_no_vae_is_refused(adata):
+    VAE.setup_anndata(adata)
+    LatentDiffusion.setup_anndata(adata)
+    with pytest.raises(ValueError, match="not trained"):
+        LatentDiffusion(adata, vae=VAE(adata, n_hidden=8))
+    with pytest.raises(TypeError, match="VAE"):
+        LatentDiffusion(adata, vae="vae")
+
+
+def test_a_vae_of_other_batches_is_refused(adata):
+    adata.obs["batch"] = np.arange(adata.n_obs) % 2
+    VAE.setup_anndata(adata)
+    vae = VAE(adata, n_hidden=8, n_latent=2)
+    vae.train(max_steps=2)
+    LatentDiffusion.setup_anndata(adata, batch_key="batch")
+    with pytest.raises(ValueError, match="batch_key"):
+        LatentDiffusion(adata, vae=vae)
+
+
+def test_unknown_settings_are_refused_before_training(adata):
+    LatentDiffusion.setup_anndata(adata)
+    with pytest.raises(ValueError, match="schedule"):
+        LatentDiffusion(adata, schedule="sigmoid")
+    with pytest.raises(ValueError, match="preset"):
+        LatentDiffusion(adata, preset="best")
+
+
+def test_vae_kwargs_for_a_trained_vae_are_refused(trained):
+    with pytest.raises(ValueError, match="vae_kwargs"):
+        trained.train(vae_kwargs={"max_steps": 3})
+
+
+def test_the_denoiser_does_not_hold_the_vae(trained):
+    """A frozen VAE inside would sit in every checkpoint and every broadcast."""
+    names = [name for name, _ in trained.module.named_parameters()]
+    assert not any("encoder" in name or "decoder" in name for name in names)
+
+
+def test_published_preset_is_the_published_configuration(adata):
+    LatentDiffusion.setup_anndata(adata)
+    model = LatentDiffusion(adata, preset="published")
+    schedule = model.module.schedule
+    assert schedule.n_timesteps == 1000
+    np.testing.assert_allclose(
+        np.asarray(schedule.alpha(isd_times([1, 1000]))) ** 2,
+        [1 - 1e-4, np.prod(1 - np.linspace(1e-4, 0.02, 1000))],
+        rtol=1e-4,
+    )
+    assert model.module.parametrization == "epsilon"
+    assert not model.module.scaler.enabled
+    assert not model.module.model_library
+    assert model.generate_defaults == {
+        "sampler": "ddpm",
+        "n_steps": 1000,
+        "classifier_scale": 2.0,
+        "start_guide_step": 500,
+    }
+    model.train(max_steps=3, vae_kwargs={"max_steps": 3})
+    fake = isd.tl.generate(model, n_obs=3, n_steps=20)
+    assert fake.uns["isd"]["sampler"] == "ddpm"
+    assert fake.uns["isd"]["likelihood"] == "normal"
+
+
+def isd_times(steps):
+    import torch
+
+    return torch.tensor(steps) / 1000

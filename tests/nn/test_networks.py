@@ -1,0 +1,57 @@
+import pytest
+import torch
+
+from isd.nn import AdaLNDenoiser, CountDecoder, CountEncoder, MLPUNet, NoiseClassifier, timestep_embedding
+
+
+def test_adaln_denoiser_starts_at_zero_and_learns_to_use_its_conditions():
+    torch.manual_seed(0)
+    net = AdaLNDenoiser(2, [2], n_hidden=16, n_blocks=1)
+    x, t = torch.randn(64, 2), torch.rand(64)
+    codes = torch.arange(64)[:, None] % 2
+    assert net(x, t, codes).abs().max() == 0
+    optimizer = torch.optim.Adam(net.parameters(), 1e-2)
+    target = codes.float().expand(-1, 2)
+    for _ in range(200):
+        loss = (net(x, t, codes) - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.01
+    swapped = (net(x, t, 1 - codes) - target).square().mean()
+    assert swapped > 0.5
+
+
+def test_published_unet_has_the_published_widths_and_ignores_labels():
+    net = MLPUNet(128, [5], hidden=(512, 512, 256, 128))
+    widths = [block.linear.out_features for block in (net.input, *net.down, *net.up)]
+    assert widths == [512, 512, 256, 128, 256, 512, 512]
+    x, t = torch.randn(4, 128), torch.rand(4)
+    zero, one = torch.zeros(4, 1, dtype=torch.long), torch.ones(4, 1, dtype=torch.long)
+    assert torch.equal(net(x, t, zero), net(x, t, one))
+
+
+def test_encoder_can_put_points_on_the_unit_sphere():
+    encoder = CountEncoder(5, 0, n_hidden=8, n_layers=1, n_latent=3, deterministic=True, l2_normalize=True)
+    mean, std = encoder(torch.randn(6, 5), torch.zeros(6, 0))
+    torch.testing.assert_close(mean.norm(dim=1), torch.ones(6))
+    assert (std == 0).all()
+
+
+def test_decoder_heads_start_at_zero():
+    decoder = CountDecoder(3, 1, 7, n_hidden=8, n_layers=1, heads=["dispersion"])
+    out = decoder(torch.randn(4, 3), torch.randn(4, 1))
+    assert out["mean"].shape == (4, 7)
+    assert (out["dispersion"] == 0).all()
+
+
+def test_classifier_depends_on_time():
+    torch.manual_seed(0)
+    net = NoiseClassifier(3, 2, hidden=(8, 8)).eval()
+    x = torch.randn(4, 3)
+    assert not torch.allclose(net(x, torch.zeros(4)), net(x, torch.ones(4)))
+
+
+def test_timestep_embedding_of_odd_width_is_refused():
+    with pytest.raises(ValueError, match="even"):
+        timestep_embedding(torch.zeros(1), 3)

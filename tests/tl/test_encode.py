@@ -1,0 +1,35 @@
+import numpy as np
+import pytest
+
+import isd
+
+
+def test_latents_go_to_their_slot_whatever_the_order_of_features(trained, adata):
+    isd.tl.encode(adata, trained)
+    shuffled = adata[:, np.random.default_rng(0).permutation(adata.n_vars)].copy()
+    del shuffled.obsm["X_isd_vae"]
+    isd.tl.encode(shuffled, trained.vae)
+    np.testing.assert_allclose(shuffled.obsm["X_isd_vae"], adata.obsm["X_isd_vae"], atol=1e-5)
+    assert shuffled.var_names[0] != adata.var_names[0]
+
+
+def test_cells_without_labels_can_be_encoded(trained, adata):
+    expected = isd.tl.encode(adata, trained, copy=True).obsm["X_isd_vae"]
+    del adata.obs["leiden"]
+    isd.tl.encode(adata, trained)
+    np.testing.assert_array_equal(adata.obsm["X_isd_vae"], expected)
+
+
+def test_a_copy_leaves_the_input_alone(trained, adata):
+    out = isd.tl.encode(adata, trained, copy=True, key_added="latent")
+    assert "latent" in out.obsm and "latent" not in adata.obsm
+
+
+def test_missing_features_are_counted(trained, adata):
+    with pytest.raises(ValueError, match="lacks 30 of the model's 200 features"):
+        isd.tl.encode(adata[:, 30:].copy(), trained)
+
+
+def test_other_things_are_refused(adata):
+    with pytest.raises(TypeError, match="VAE"):
+        isd.tl.encode(adata, "model")
