@@ -49,7 +49,7 @@ def median_distance(x: Any, *, max_points: int = 1000, seed: int = 0) -> float:
 
 
 def _kernel_products(z: np.ndarray, bandwidths: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """``K @ weights``, K the sum of the RBF kernels over ``bandwidths`` with a diagonal of zero; K is never held whole."""
+    """``K @ weights``, K the sum of the RBF kernels over ``bandwidths``, its diagonal zero; K is never held whole."""
     z = z - z.mean(axis=0)  # distances from dot products lose digits far from the origin
     squares = np.einsum("ij,ij->i", z, z)
     out = np.empty((z.shape[0], weights.shape[1]), dtype=np.float64)
