@@ -54,6 +54,9 @@ def test_version_and_help(runner: CliRunner) -> None:
     text = runner.invoke(app, ["demo", "--help"]).stdout
     for option in ("--data", "--labels-key", "--layer", "--out", "--max-minutes", "--seed"):
         assert option in text
+    text = runner.invoke(app, ["evaluate", "--help"]).stdout
+    for option in ("--labels-key", "--layer", "--report", "--out", "--reference", "--metric", "--baselines", "--seed"):
+        assert option in text
 
 
 def test_help_loads_nothing_heavy() -> None:
@@ -202,3 +205,77 @@ def test_demo_on_estimated_counts_of_few_samples_without_labels(
     assert "n too small" in result.stdout
     assert result.stderr.count("warning:") == 1, result.stderr
     assert "rounded" in result.stderr
+
+
+@pytest.fixture
+def real_and_fake(counts_file: Path, tmp_path: Path) -> tuple[str, str]:
+    """Cells with a split and generated ones of the same distribution, on disk."""
+    first = ad.read_h5ad(counts_file)
+    mean = first.to_df().groupby(first.obs["kind"].to_numpy()).mean().loc[first.obs["kind"]].to_numpy()
+    samples = []
+    for seed in range(3):
+        samples.append(first.copy())
+        samples[-1].X = sparse.csr_matrix(np.random.default_rng(seed).poisson(mean).astype(np.float32))
+    real, fake = ad.concat(samples[:2], index_unique="-", merge="same"), samples[2]
+    fake.obs_names = [f"generated_{i}" for i in range(60)]
+    real.obs["kind"] = pd.Categorical(real.obs["kind"])
+    real.obs["isd_split"] = ["train"] * 60 + ["test"] * 60
+    paths = tmp_path / "real.h5ad", tmp_path / "fake.h5ad"
+    real.write_h5ad(paths[0])
+    fake.write_h5ad(paths[1])
+    return str(paths[0]), str(paths[1])
+
+
+QUICK_METRICS = ["--metric", "random_forest_auc", "--metric", "coverage", "--n-boot", "20", "--n-jobs", "1"]
+
+
+def test_evaluate_leaves_a_table_and_a_report(runner: CliRunner, real_and_fake, tmp_path: Path, monkeypatch) -> None:
+    import isd.tl._embed as embedding
+
+    monkeypatch.setattr(embedding, "_umap", lambda real, fake, **_: [real[:, :2], fake[:, :2]])
+    out, page = tmp_path / "new" / "metrics.csv", tmp_path / "new" / "report.html"
+    files = ["--labels-key", "kind", "--out", str(out), "--report", str(page)]
+    result = runner.invoke(app, ["evaluate", *real_and_fake, *files, *QUICK_METRICS, "--no-progress"])
+    assert result.exit_code == 0, (result.output, result.exception)
+    table = pd.read_csv(out)
+    assert set(table["metric"]) == {"random_forest_auc", "coverage"}
+    assert set(table["group"]) == {"all", "a", "b", "c"}
+    text = page.read_text()
+    row = table.query("metric == 'random_forest_auc' and space == 'pcs' and group == 'all'").iloc[0]
+    assert f"random forest AUC, PCs: {row['value']:.3g}" in text
+    last = result.stdout.rstrip("\n").splitlines()[-1]
+    assert f"{row['value']:.2f} on PCs (floor {row['floor']:.2f})" in last
+    assert str(page) in last and str(out) in last
+
+
+def test_evaluate_without_files_prints_the_table(runner: CliRunner, real_and_fake) -> None:
+    result = runner.invoke(app, ["evaluate", *real_and_fake, "--no-labels", *QUICK_METRICS])
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert "random_forest_auc" in result.stderr and "Judged 60 generated cells" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--labels-key", "nope"], ["nope", "kind", "real.h5ad"]),
+        (["--layer", "raw"], ["raw", "none"]),
+        (["--metric", "nope"], ["nope", "random_forest_auc"]),
+        (["--reference", "validation"], ["validation", "isd.pp.split"]),
+    ],
+)
+def test_evaluate_says_what_is_wrong_in_one_line(
+    runner: CliRunner, real_and_fake, tmp_path: Path, arguments, parts
+) -> None:
+    page = tmp_path / "report.html"
+    result = runner.invoke(app, ["evaluate", *real_and_fake, "--report", str(page), *arguments])
+    assert_one_line_error(result, *parts)
+    assert not page.exists()
+
+
+def test_evaluate_wrong_usage(runner: CliRunner, real_and_fake, tmp_path: Path) -> None:
+    for arguments in (
+        [real_and_fake[0]],
+        [*real_and_fake, "--reference", "train"],
+        [*real_and_fake, "--out", str(tmp_path)],
+    ):
+        assert runner.invoke(app, ["evaluate", *arguments]).exit_code == 2

@@ -12,7 +12,8 @@ import pytest
 import isd
 
 API = Path(__file__).parents[1] / "docs" / "api.md"
-PARTS = [name for name in isd.__all__ if name not in ("__version__", "settings")]
+PARTS = [name for name in isd.__all__ if inspect.ismodule(getattr(isd, name))]
+FUNCTIONS = [name for name in isd.__all__ if inspect.isfunction(getattr(isd, name))]
 
 
 def listed() -> set[str]:
@@ -32,6 +33,11 @@ def test_public_names_are_in_the_api_page(part: str) -> None:
     module = import_module(f"isd.{part}")
     missing = [f"isd.{part}.{name}" for name in module.__all__ if f"isd.{part}.{name}" not in listed()]
     assert missing == [], "add these to docs/api.md"
+
+
+def test_functions_of_isd_itself_are_in_the_api_page_and_documented() -> None:
+    assert [name for name in FUNCTIONS if f"isd.{name}" not in listed()] == [], "add these to docs/api.md"
+    assert [name for name in FUNCTIONS if not (inspect.getdoc(getattr(isd, name)) or "").strip()] == []
 
 
 def test_the_api_page_names_nothing_that_is_gone() -> None:

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from isd.report import report
 from isd.settings import settings
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ __all__ = [
     "nn",
     "pl",
     "pp",
+    "report",
     "settings",
     "tl",
 ]

@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,13 +23,22 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-__all__ = ["app", "demo", "main"]
+__all__ = ["app", "demo", "evaluate", "main"]
 
 #: Progress and messages; stdout carries results only.
 _messages = Console(stderr=True, soft_wrap=True, highlight=False)
 
 #: What is a wrong input or a full disk, and not a mistake of ours: shown as one line.
 _EXPECTED = (ValueError, KeyError, OSError, MemoryError)
+
+
+class Reference(StrEnum):
+    """Rows of the real data that generated cells are compared with."""
+
+    test = "test"
+    validation = "validation"
+    all = "all"
+
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -145,7 +155,8 @@ def demo(
             if data is None:
                 adata = isd.datasets.simulated(n_obs=n_obs, n_vars=n_vars, n_labels=n_labels, seed=seed)
             else:
-                adata = _read(data, labels_key=labels_key, layer=layer)
+                without = "Leave the option out to cluster with leiden."
+                adata = _read(data, labels_key=labels_key, layer=layer, without=without)
             # a folder that cannot be written should be known before the training, not after
             out.mkdir(parents=True, exist_ok=True)
             labels_key = "leiden" if labels_key is None else labels_key
@@ -183,7 +194,75 @@ def demo(
         typer.echo(_last_line(fake, table, out, step.elapsed))
 
 
-def _read(path: Path, *, labels_key: str | None, layer: str | None) -> AnnData:
+@app.command()
+def evaluate(
+    real: Annotated[
+        Path,
+        typer.Argument(help="An h5ad file of real cells, held-out ones among them.", exists=True, dir_okay=False),
+    ],
+    fake: Annotated[Path, typer.Argument(help="An h5ad file of generated cells.", exists=True, dir_okay=False)],
+    labels_key: Annotated[
+        str | None,
+        typer.Option(help="Column of obs with the labels of both; by default the one they were generated with."),
+    ] = None,
+    layer: Annotated[
+        str | None, typer.Option(help='Layer of raw counts; by default "counts" where there is one, else X.')
+    ] = None,
+    reference: Annotated[
+        Reference, typer.Option(help='Rows of obs["isd_split"] to compare with; all ignores that column.')
+    ] = Reference.test,
+    metric: Annotated[
+        list[str] | None, typer.Option(help="A metric to compute (repeat for several); by default all quick ones.")
+    ] = None,
+    labels: Annotated[bool, typer.Option(help="Also judge each label by itself.")] = True,
+    baselines: Annotated[bool, typer.Option(help="Also judge the baselines that come for free.")] = False,
+    report: Annotated[
+        Path | None, typer.Option(help="Write a report to this file: one HTML page.", dir_okay=False)
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the table to this file: csv.", dir_okay=False)] = None,
+    n_boot: Annotated[int, typer.Option(help="Bootstrap samples and permutations.", min=20)] = 200,
+    max_cells: Annotated[int, typer.Option(help="Largest number of cells compared from either side.", min=10)] = 5000,
+    seed: Annotated[int, typer.Option(help="Seed of every draw.")] = 0,
+    n_jobs: Annotated[int, typer.Option(help="Processes of the random forests; -1 is all cores.")] = -1,
+    progress: Annotated[bool | None, typer.Option(help="Progress bars; on a terminal by default.")] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and all warnings.")] = False,
+) -> None:
+    """Compare generated cells with held-out real ones: metrics beside their floors, as a table and a report."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    if progress is not None:
+        isd.settings.progress = progress
+    with _one_line(debug):
+        step = _Steps(2 + (report is not None))
+        with step(f"data: {real}, {fake}"):
+            adata, generated = (_read(path, labels_key=labels_key, layer=layer) for path in (real, fake))
+            for path in (report, out):
+                if path is not None:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+        with step("judging"):
+            table = isd.metrics.evaluate(
+                adata, generated, labels_key=labels_key, layer=layer, groups=labels, metrics=metric or None,
+                baselines=baselines, reference=reference.value, n_boot=n_boot, max_cells=max_cells, n_jobs=n_jobs,
+                seed=seed,
+            )  # fmt: skip
+            if out is not None:
+                table.to_csv(out, index=False)
+        if report is not None:
+            with step(f"writing {report}"):
+                isd.report(
+                    adata, generated, report, labels_key=labels_key, layer=layer, table=table,
+                    reference=reference.value, max_cells=max_cells, n_jobs=n_jobs, seed=seed,
+                )  # fmt: skip
+        _summary(table)
+        made = " and ".join(str(path) for path in (report, out) if path is not None)
+        typer.echo(
+            f"Judged {generated.n_obs:,} generated cells against {adata.n_obs:,} real ones in {step.elapsed / 60:.1f} min"
+            f"{f': {made}' if made else ''}. {_auc(table)}"
+        )
+
+
+def _read(path: Path, *, labels_key: str | None, layer: str | None, without: str = "") -> AnnData:
     """Read a file, and check the names that the user gave while nothing has been spent yet."""
     import anndata
 
@@ -193,12 +272,12 @@ def _read(path: Path, *, labels_key: str | None, layer: str | None) -> AnnData:
         raise ValueError(f"{path} cannot be read as an h5ad file: {error}") from error
     if labels_key is not None and labels_key not in adata.obs:
         raise KeyError(
-            f"--labels-key {labels_key}: there is no such column in obs, which has {', '.join(map(str, adata.obs))}. "
-            "Leave the option out to cluster with leiden."
+            f"--labels-key {labels_key}: there is no such column in obs of {path.name}, which has "
+            f"{', '.join(map(str, adata.obs)) or 'none'}. {without}".rstrip()
         )
     if layer not in (None, "X") and layer not in adata.layers:
         raise KeyError(
-            f"--layer {layer}: there is no such layer; the file has {', '.join(adata.layers) or 'none'}. "
+            f"--layer {layer}: there is no such layer; {path.name} has {', '.join(adata.layers) or 'none'}. "
             "Leave the option out to read counts from X."
         )
     return adata
@@ -217,20 +296,21 @@ def _number(value: float) -> str:
 def _summary(table: pd.DataFrame) -> None:
     """Print the metrics over all cells, and how many rows of single labels were too small."""
     view = Table(title="generated against held-out cells (floor: held-out against held-out)", title_justify="left")
-    for name in ("metric", "space", "value", "floor", "note"):
+    for name in ("metric", "space", "value", "floor", "verdict", "note"):
         view.add_column(name, justify="right" if name in ("value", "floor") else "left")
     for row in table[table["group"] == "all"].to_dict("records"):
         note = row["note"] if isinstance(row["note"], str) else ""
-        view.add_row(str(row["metric"]), str(row["space"]), _number(row["value"]), _number(row["floor"]), escape(note))
+        numbers = _number(row["value"]), _number(row["floor"])
+        view.add_row(str(row["metric"]), str(row["space"]), *numbers, str(row.get("verdict", "")), escape(note))
     _messages.print(view)
     labels = table[table["group"] != "all"]
     small = labels[labels["note"].fillna("").str.contains("n too small")]["group"].nunique()
     if small:
-        _messages.print(f"{small} of {labels['group'].nunique()} labels: n too small (see metrics.csv)")
+        _messages.print(f"{small} of {labels['group'].nunique()} labels: n too small (see the table)")
 
 
-def _last_line(fake: AnnData, table: pd.DataFrame, out: Path, seconds: float) -> str:
-    """One line: what was made, and the AUC beside its floor."""
+def _auc(table: pd.DataFrame) -> str:
+    """The AUC of the random forest beside its floor, in words."""
     parts = []
     for space, name in (("features", "features"), ("pcs", "PCs")):
         row = _headline(table, space)
@@ -238,10 +318,14 @@ def _last_line(fake: AnnData, table: pd.DataFrame, out: Path, seconds: float) ->
             parts.append(f"on {name}: n too small")
         else:
             parts.append(f"{row['value']:.2f} on {name} (floor {row['floor']:.2f})")
+    return f"Random-forest AUC against held-out cells, 0.5 = indistinguishable: {', '.join(parts)}"
+
+
+def _last_line(fake: AnnData, table: pd.DataFrame, out: Path, seconds: float) -> str:
+    """One line: what was made, and the AUC beside its floor."""
     return (
         f"Made {fake.n_obs:,} cells x {fake.n_vars:,} transcripts in {seconds / 60:.1f} min: {out / 'generated.h5ad'}, with "
-        f"model/, metrics.csv, umap.png, roc.png beside it. Random-forest AUC against held-out cells, 0.5 = "
-        f"indistinguishable: {', '.join(parts)}"
+        f"model/, metrics.csv, umap.png, roc.png beside it. {_auc(table)}"
     )
 
 

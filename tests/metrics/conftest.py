@@ -23,7 +23,7 @@ def make_cells(n_obs: int, *, n_vars: int = 120, n_labels: int = 3, seed: int = 
     obs = pd.DataFrame(
         {"label": pd.Categorical.from_codes(codes, names)}, index=[f"cell{seed}_{i}" for i in range(n_obs)]
     )
-    var = pd.DataFrame(index=[f"t{i}" for i in range(n_vars)])
+    var = pd.DataFrame({"gene_id": [f"g{i // 3}" for i in range(n_vars)]}, index=[f"t{i}" for i in range(n_vars)])
     return ad.AnnData(sparse.csr_matrix(counts.astype(np.float32)), obs=obs, var=var)
 
 

@@ -11,6 +11,7 @@ from scipy import sparse
 from isd._hash import hash_names
 from isd.metrics import METRICS, Yardstick, evaluate
 from isd.metrics import _evaluate as module
+from isd.metrics._registry import NEED_GENES
 
 CHEAP = ["mmd", "wasserstein_1d", "kl_gaussian_diagonal", "coverage"]
 
@@ -28,11 +29,15 @@ def test_all_metrics_globally_and_per_label(real, good, bad):
     }
     table = tables["good"]
     assert list(table.columns) == list(module.COLUMNS)
-    expected = {(m.name, space, group) for m in METRICS.values() for space in m.spaces for group in ("all", "a")}
+    default = [m for m in METRICS.values() if m.default]
+    expected = {(m.name, space, group) for m in default for space in m.spaces for group in ("all", "a")}
     assert set(zip(table["metric"], table["space"], table["group"], strict=True)) == expected
     assert table[["value", "lower", "upper", "floor", "floor_lower", "floor_upper"]].notna().all(axis=None)
     assert (table["lower"] <= table["value"] + 1e-9).all() and (table["value"] <= table["upper"] + 1e-9).all()
     assert set(table["note"]) == {""}
+    assert (table["verdict"] == "indistinguishable").mean() > 0.85 and "far" not in set(table["verdict"])
+    worse = tables["bad"].set_index(["metric", "space"])["verdict"]
+    assert worse["random_forest_auc", "features"] == worse["variance_error", "features"] == "far"
 
     for metric, space in (
         ("random_forest_auc", "features"),
@@ -55,6 +60,40 @@ def test_all_metrics_globally_and_per_label(real, good, bad):
     # sizes: halves for what depends on n, all for what does not
     assert row(table, "mmd")["n_real"] == row(table, "random_forest_auc")["n_generated"] == 300
     assert row(table, "wasserstein_1d")["n_real"] == 150
+
+
+def test_metrics_of_isoforms_need_genes(real, good):
+    del real.var["gene_id"]
+    table = evaluate(real, good, metrics=["wasserstein_1d", "marker_overlap"])
+    assert not set(table["metric"]) & NEED_GENES
+    assert not {m.name for m in module._resolve_metrics(None, has_genes=False)} & NEED_GENES
+    assert {m.name for m in module._resolve_metrics("all", has_genes=True)} == set(METRICS)
+    with pytest.raises(ValueError, match=r"\['usage_js_distance'\] need real.var\[\"gene_id\"\]"):
+        evaluate(real, good, metrics=["mmd", "usage_js_distance"])
+
+
+def test_isoforms_without_labels_are_pooled(real, good):
+    for cells in (real, good):
+        del cells.obs["label"]
+    table = evaluate(real, good, metrics=sorted(NEED_GENES))
+    found = table.set_index("metric")
+    assert set(table["group"]) == {"all"}
+    assert found.loc[["usage_js_distance", "gene_total_error", "dominant_isoform"], "value"].notna().all()
+    # without labels nothing switches between them
+    assert (
+        np.isnan(found.loc["usage_switch_slope", "value"]) and "fewer than 5" in found.loc["usage_switch_slope", "note"]
+    )
+
+
+def test_other_classifiers(real, good, bad):
+    names = ["logistic_regression_auc", "gradient_boosting_auc"]
+    ok, off = (evaluate(real, f, metrics=names, groups=False, max_cells=150, n_boot=20) for f in (good, bad))
+    assert (ok["verdict"] != "far").all() and len(ok) == 4
+    assert (
+        row(off, "gradient_boosting_auc", "features")["value"]
+        > row(ok, "gradient_boosting_auc", "features")["value"] + 0.1
+    )
+    assert "roc" not in good.uns["isd"]  # curves are those of the forest
 
 
 def test_what_is_written_survives_h5ad(real, good, tmp_path):
@@ -145,7 +184,12 @@ def test_small_groups_say_so_and_give_no_number(real, good):
     few = good[keep].copy()
     table = evaluate(real, few, metrics=["mmd", "coverage", "label_agreement"], n_boot=20)
     small = table.query("group == 'c' and metric != 'label_agreement'")
-    assert small.drop(columns=["metric", "space", "group", "n_real", "n_generated", "note"]).isna().all(axis=None)
+    assert (
+        small.drop(columns=["metric", "space", "group", "verdict", "n_real", "n_generated", "note"])
+        .isna()
+        .all(axis=None)
+    )
+    assert set(small["verdict"]) == {""}
     assert set(small["note"]) == {"n too small"} and set(small["n_generated"]) == {12}
     assert row(table, "label_agreement", "features", "c")["value"] > 0.5
     assert "label proportions differ (total variation" in row(table, "mmd")["note"]
@@ -237,15 +281,19 @@ def test_bad_arguments_are_refused_before_time_is_spent(real, good):
 
 
 def test_real_against_real_is_mostly_within_the_floor(cells):
-    """Calibration: cells of one distribution, all metrics but the (slow) forest."""
-    names = [name for name in METRICS if name not in ("random_forest_auc", "label_agreement")]
+    """Calibration: cells of one distribution, all metrics but the (slow) classifiers."""
+    names = [name for name in METRICS if not name.endswith("_auc")]
     inside = []
     for seed in range(8):
         real = cells(500, seed=100 + seed, n_vars=60)
         real.obs["isd_split"] = ["train"] * 250 + ["test"] * 250
-        table = evaluate(real, cells(250, seed=200 + seed, n_vars=60), metrics=names, groups=False, n_boot=99)
-        inside.append(table["value"].between(table["floor_lower"], table["floor_upper"]).to_numpy())
-    assert np.mean(inside) >= 0.85
+        fake = cells(250, seed=200 + seed, n_vars=60)
+        table = evaluate(real, fake, labels_key="label", metrics=names, groups=False, n_boot=99)
+        table = table[table["value"].notna()]  # so few genes have no switches
+        inside.append(table.set_index(["metric", "space"])["verdict"] == "indistinguishable")
+    table = pd.concat(inside, axis=1).astype(float)
+    assert set(names) - set(table.index.get_level_values("metric")) <= {"usage_switch_slope", "usage_switch_sign"}
+    assert table.mean(axis=None) >= 0.9 and table.mean(axis=1).min() >= 0.5
 
 
 def test_held_out_real_cells_are_within_the_floor(data_dir):
@@ -254,7 +302,7 @@ def test_held_out_real_cells_are_within_the_floor(data_dir):
     order = np.random.default_rng(0).permutation(cells.n_obs)
     held_out, rest = cells[order[:400]].copy(), cells[order[400:]].copy()
     rest.obs["isd_split"] = ["test"] * 400 + ["train"] * (rest.n_obs - 400)
-    names = [name for name in METRICS if name != "random_forest_auc"]
+    names = [name for name in METRICS if not name.endswith("_auc") and name not in NEED_GENES]
     table = evaluate(rest, held_out, labels_key="celltype", metrics=names, n_boot=99)
     large = table[table["value"].notna() & table["floor"].notna()]
     assert large["value"].between(large["floor_lower"], large["floor_upper"]).mean() >= 0.8

@@ -86,3 +86,22 @@ def test_what_was_not_evaluated_is_refused(generated):
         roc(AnnData(np.ones((2, 2), dtype=np.float32)))
     with pytest.raises(KeyError, match="mine_roc"):
         roc(generated, key="mine")
+
+
+def test_one_panel_a_label_with_floor_and_interval(generated, assert_readable):
+    axes = roc(generated, groups=True, mode="per_label", show=False)
+    assert [ax.get_title() for ax in axes] == ["T/NK (n = 12)", "small (n = 12)"]
+    first, second = axes
+    assert len(first.collections) == 2 and len(first.lines) == 3
+    assert first.texts[0].get_text() == "0.90 (0.88-0.93)\nfloor 0.65"
+    assert not second.collections and second.texts[0].get_text() == "n too small"
+    np.testing.assert_allclose(first.lines[2].get_ydata()[1:], np.linspace(0, 1, 11) ** 0.3)
+    assert_readable(roc(generated, groups=["all", "T/NK", "small"], mode="per_label", return_fig=True))
+    assert len(roc(generated, groups=True, show=False)) == 2  # together: one panel a space
+
+
+def test_panels_and_modes_that_do_not_fit_are_refused(generated):
+    with pytest.raises(ValueError, match="one panel"):
+        roc(generated, groups=True, mode="per_label", ax=Figure().subplots())
+    with pytest.raises(ValueError, match="mode='each'"):
+        roc(generated, mode="each")  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 import isd.pl._umap as module
 from isd.pl import umap_compare
+from isd.pl._umap import density_levels
 from isd.settings import settings
 
 COLORS = ["#111111", "#22aa22", "#3333ff"]
@@ -146,3 +147,26 @@ def test_bad_arguments_are_refused(cells):
         umap_compare(real, fake, joint=real)
     with pytest.raises(ValueError, match="one panel"):
         umap_compare(real, fake, joint=joint, mode="per_label", ax=Figure().subplots())
+
+
+def test_levels_of_density_hold_the_shares_that_they_say():
+    points = np.random.default_rng(0).normal(size=(20_000, 2))
+    (x, y), density, levels = density_levels(points, np.array([[-6.0, -6.0], [6.0, 6.0]]))
+    assert (np.diff(levels) > 0).all()
+    grid = np.hypot(*np.meshgrid(x, y))
+    # a normal distribution's disc that holds a share p has radius sqrt(-2 log(1 - p))
+    for level, share in zip(levels, (0.95, 0.8, 0.5), strict=True):
+        assert density[density >= level].sum() / density.sum() == pytest.approx(share, abs=0.01)
+        assert grid[density >= level].max() == pytest.approx(np.sqrt(-2 * np.log(1 - share)), rel=0.15)
+
+
+def test_contours_replace_points_of_the_overlay(cells):
+    real, fake, joint = cells
+    axes = umap_compare(real, fake, joint=joint, contours=True, show=False)
+    assert len({ax.get_xlim() for ax in axes}) == 1
+    levels = [c.levels for c in axes[0].collections if hasattr(c, "levels")]
+    assert [len(found) for found in levels] == [4, 3]  # real: three areas; generated: three lines
+    # ten cells of a label are too few for a density: points, as without contours
+    few = umap_compare(real, fake, joint=joint, contours=True, mode="per_label", show=False)
+    assert not any(hasattr(c, "levels") for c in few[0].collections)
+    assert [len(points) for points in offsets(few[0])][-1] == 10

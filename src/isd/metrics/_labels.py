@@ -24,8 +24,8 @@ class Labels:
         Labels that get rows of their own, in the order of the real data's categories.
     of_real, of_generated
         Label of each cell, all rows.
-    reference
-        Reference rows of the real data.
+    known
+        All labels of reference and generated cells, in the same order.
     proportions_note
         Says so if real and generated cells have other shares of labels.
     """
@@ -34,20 +34,8 @@ class Labels:
     groups: tuple[str, ...]
     of_real: np.ndarray
     of_generated: np.ndarray
-    reference: np.ndarray
+    known: tuple[str, ...]
     proportions_note: str
-
-    def reference_rows(self, group: str) -> np.ndarray:
-        """Positions among the reference rows of a group's cells (of all, for a name that is no label)."""
-        if group not in self.groups:
-            return np.arange(self.reference.size)
-        return np.flatnonzero(self.of_real[self.reference] == group)
-
-    def generated_rows(self, group: str) -> np.ndarray:
-        """Rows of a group's generated cells (of all, for a name that is no label)."""
-        if group not in self.groups:
-            return np.arange(self.of_generated.size)
-        return np.flatnonzero(self.of_generated == group)
 
 
 def find_labels_key(real: AnnData, generated: AnnData, labels_key: str | None) -> str | None:
@@ -89,8 +77,8 @@ def resolve_labels(
         if not isinstance(groups, bool) and len(groups):
             raise KeyError(f"groups {list(groups)} need labels; give labels_key, a column of obs of both data sets.")
         empty = np.full(real.n_obs, None, dtype=object), np.full(generated.n_obs, None, dtype=object)
-        return Labels(None, (), *empty, reference, "")
-    of_real, of_generated = _as_strings(real.obs[key]), _as_strings(generated.obs[key])
+        return Labels(None, (), *empty, (), "")
+    of_real, of_generated = labels_as_strings(real.obs[key]), labels_as_strings(generated.obs[key])
     present = [*_ordered(real.obs[key], of_real[reference]), *_ordered(generated.obs[key], of_generated)]
     known = list(dict.fromkeys(present))
     if isinstance(groups, bool):
@@ -104,10 +92,11 @@ def resolve_labels(
     if "all" in chosen:
         raise ValueError(f"A label of obs[{key!r}] is called 'all', which names all cells together; rename it.")
     note = _proportions_note(of_real[reference], of_generated)
-    return Labels(key, tuple(chosen), of_real, of_generated, reference, note)
+    return Labels(key, tuple(chosen), of_real, of_generated, tuple(known), note)
 
 
-def _as_strings(column: pd.Series) -> np.ndarray:
+def labels_as_strings(column: pd.Series) -> np.ndarray:
+    """Labels as strings, ``None`` where missing."""
     missing = column.isna().to_numpy()
     return np.array([None if gone else str(value) for value, gone in zip(column, missing, strict=True)], dtype=object)
 

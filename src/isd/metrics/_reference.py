@@ -47,6 +47,22 @@ def _seen_in_training(real: AnnData, generated: AnnData) -> np.ndarray | None:
     return np.isin(hash_names(real.obs_names), np.asarray(hashes).astype(np.uint64))
 
 
+def training_rows(real: AnnData) -> np.ndarray:
+    """Rows with ``obs["isd_split"] == "train"``; all rows without that column.
+
+    Raises
+    ------
+    ValueError
+        If there is the column, but no such row.
+    """
+    if SPLIT_KEY not in real.obs:
+        return np.arange(real.n_obs)
+    rows = np.flatnonzero(real.obs[SPLIT_KEY].astype(str).to_numpy() == SPLIT_TRAIN)
+    if rows.size == 0:
+        raise ValueError(f'real.obs["{SPLIT_KEY}"] has no row {SPLIT_TRAIN!r}; baselines are made from training cells.')
+    return rows
+
+
 def choose_rows(real: AnnData, generated: AnnData, reference: Reference, seed: int) -> ReferenceRows:
     """Reference rows and training rows of ``real``.
 

@@ -3,7 +3,22 @@
 from __future__ import annotations
 
 from isd.pl._history import history
+from isd.pl._isoform_usage import isoform_usage
+from isd.pl._label_confusion import label_confusion
+from isd.pl._library_size import library_size
+from isd.pl._metrics import metrics
+from isd.pl._moments import mean_variance, zero_fraction
 from isd.pl._roc import roc
 from isd.pl._umap import umap_compare
 
-__all__ = ["history", "roc", "umap_compare"]
+__all__ = [
+    "history",
+    "isoform_usage",
+    "label_confusion",
+    "library_size",
+    "mean_variance",
+    "metrics",
+    "roc",
+    "umap_compare",
+    "zero_fraction",
+]

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 #: Okabe and Ito's palette, which people with any colour vision tell apart (without black, with a darker yellow).
 COLOR_BLIND_SAFE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7f5fb0", "#8c6d31")
 REAL_COLOR, GENERATED_COLOR, BACKGROUND_COLOR = "#8a8a8a", "#d55e00", "#e3e3e3"
+#: Grey of real cells where lines and bars need more ink than a cloud of points.
+REAL_INK = "#5f5f5f"
+SOURCES = {"real": REAL_COLOR, "generated": GENERATED_COLOR}
 _NOT_INTERACTIVE = {"agg", "cairo", "pdf", "pgf", "ps", "svg", "template"}
 
 
@@ -90,3 +93,17 @@ def label_colors(names: Sequence[str], stored: Any = None) -> dict[str, str]:
 def tidy(ax: Axes) -> None:
     """Only the axes that carry information."""
     ax.spines[["top", "right"]].set_visible(False)
+
+
+def short(name: str, longest: int = 24) -> str:
+    """A name that fits beside a plot."""
+    return name if len(name) <= longest else f"{name[: longest - 1]}…"
+
+
+def name_axes(ax: Axes, x: str, y: str, title: str) -> None:
+    """Names and small type."""
+    ax.set_title(title, fontsize=8.5)
+    ax.set_xlabel(x, fontsize=8.5)
+    ax.set_ylabel(y, fontsize=8.5)
+    ax.tick_params(labelsize=7.5)
+    tidy(ax)

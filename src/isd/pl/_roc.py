@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,7 +12,7 @@ import pandas as pd
 from anndata import AnnData
 
 from isd._constants import UNS_KEY
-from isd.pl._figure import GENERATED_COLOR, REAL_COLOR, finish, label_colors, new_figure, resolve_show, tidy
+from isd.pl._figure import GENERATED_COLOR, REAL_COLOR, finish, label_colors, new_figure, resolve_show, short, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,7 +24,9 @@ def roc(
     generated: AnnData,
     *,
     space: Literal["features", "pcs"] | None = None,
-    groups: str | Sequence[str] = "all",
+    groups: str | Sequence[str] | bool = "all",
+    mode: Literal["together", "per_label"] = "together",
+    n_cols: int = 4,
     key: str = "metrics",
     show: bool | None = None,
     save: str | Path | bool | None = None,
@@ -39,8 +42,13 @@ def roc(
     space
         ``"features"`` or ``"pcs"``; by default one panel for each that was evaluated (features, in ``ax``).
     groups
-        ``"all"`` cells together, one label, or several (with ``"all"`` among them if wanted). With one group, the
-        floor's curve and the intervals (95%) are drawn.
+        ``"all"`` cells together, one label, several (with ``"all"`` among them if wanted), or ``True`` for every
+        label. With one group, the floor's curve and the intervals (95%) are drawn.
+    mode
+        ``"together"``: all groups in one panel for each space. ``"per_label"``: one panel a group, each with its
+        floor's curve and intervals, in one space (features, where they were evaluated).
+    n_cols
+        Panels in a row, for ``"per_label"``.
     key
         Key that ``evaluate`` was given as ``key_added``.
     show
@@ -60,6 +68,8 @@ def roc(
     ------
     KeyError
         If the cells have not been evaluated, or a group or space was not.
+    ValueError
+        For another ``mode``, or several panels in one ``ax``.
 
     Examples
     --------
@@ -71,6 +81,8 @@ def roc(
     >>> table = evaluate(real, fake, metrics="random_forest_auc", n_boot=20)
     >>> axes = roc(fake, show=False)
     """
+    if mode not in ("together", "per_label"):
+        raise ValueError(f"mode={mode!r} is not known; choose 'together' or 'per_label'.")
     visible = resolve_show(show, save=save, ax=ax, return_fig=return_fig)
     slot = generated.uns.get(UNS_KEY, {})
     curves_key = "roc" if key == "metrics" else f"{key}_roc"
@@ -82,11 +94,22 @@ def roc(
     curves: pd.DataFrame = slot[curves_key]
     table: pd.DataFrame = slot[key]
     table = table[table["metric"] == "random_forest_auc"]
+    known = list(dict.fromkeys(table["group"]))
+    if isinstance(groups, bool):
+        groups = [group for group in known if group != "all"]
     wanted = [str(g) for g in ([groups] if isinstance(groups, str) else groups)]
-    _check_known(wanted, list(dict.fromkeys(table["group"])), "groups")
+    _check_known(wanted, known, "groups")
     evaluated = [name for name in _TITLES if name in set(table["space"])]
     spaces = evaluated if space is None else [space]
     _check_known(spaces, evaluated, "space")
+    figure: Any
+    if mode == "per_label":
+        if ax is not None and len(wanted) > 1:
+            raise ValueError(f"ax= holds one panel, but there are {len(wanted)} groups; give one of them in groups=.")
+        if ax is None:
+            of_space = curves[curves["space"] == spaces[0]], table[table["space"] == spaces[0]]
+            figure, axes = _small_panels(*of_space, wanted, _TITLES[spaces[0]], n_cols, visible)
+            return finish(figure, axes, name="roc", show=visible, save=save, return_fig=return_fig)
     if ax is not None:
         spaces, figure, axes = spaces[:1], ax.figure, [ax]
         homes: list[Any] = [ax]
@@ -140,6 +163,46 @@ def _draw(ax: Axes, curves: pd.DataFrame, table: pd.DataFrame, groups: Sequence[
     ax.set_yticks(np.linspace(0, 1, 6))
     ax.tick_params(labelsize=8)
     tidy(ax)
+
+
+def _small_panels(
+    curves: pd.DataFrame, table: pd.DataFrame, groups: Sequence[str], title: str, n_cols: int, show: bool
+) -> tuple[Any, list[Any]]:
+    """One panel a group: curve and floor with their intervals, numbers inside, where no curve can be."""
+    from matplotlib.lines import Line2D
+
+    columns = max(1, min(n_cols, len(groups)))
+    rows = math.ceil(len(groups) / columns)
+    figure = new_figure((max(1.75 * columns + 0.4, 3.4), 1.95 * rows + 0.8), show)
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    for unused in grid.ravel()[len(groups) :]:
+        unused.remove()
+    axes = list(grid.ravel()[: len(groups)])
+    for position, (panel, group) in enumerate(zip(axes, groups, strict=True)):
+        row = table[table["group"] == group].iloc[0]
+        of_group = curves[curves["group"] == group]
+        panel.plot([0, 1], [0, 1], color="#cccccc", linewidth=1, linestyle=":", zorder=1)
+        if of_group.empty:
+            panel.text(0.5, 0.5, "n too small", ha="center", va="center", fontsize=7.5, color="#777777")
+        else:
+            _curve(panel, of_group[of_group["source"] == "floor"], REAL_COLOR, "", band=True, linestyle="--")
+            _curve(panel, of_group[of_group["source"] == "generated"], GENERATED_COLOR, "", band=True)
+            text = f"{row['value']:.2f} ({row['lower']:.2f}-{row['upper']:.2f})\nfloor {row['floor']:.2f}"
+            panel.text(0.98, 0.03, text, ha="right", va="bottom", fontsize=6.5)
+        panel.set_title(f"{short(group, 18)} (n = {row['n_real']:,})", fontsize=7.5)
+        panel.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
+        panel.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+        panel.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
+        panel.tick_params(labelsize=7, labelbottom=position + columns >= len(groups))
+        tidy(panel)
+    figure.supxlabel("real cells called generated", fontsize=8)
+    figure.supylabel("generated cells found", fontsize=8)
+    handles = [
+        Line2D([], [], color=REAL_COLOR, linestyle="--", label="real against real"),
+        Line2D([], [], color=GENERATED_COLOR, label=f"generated, {title}"),
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False, fontsize=7.5)
+    return figure, axes
 
 
 def _curve(ax: Axes, curve: pd.DataFrame, color: str, label: str, *, band: bool, linestyle: str = "-") -> None:

@@ -12,11 +12,22 @@ import pandas as pd
 from anndata import AnnData
 
 from isd._constants import OBSM_UMAP, SOURCE_GENERATED, SOURCE_KEY, SOURCE_REAL, UNS_KEY
-from isd.pl._figure import BACKGROUND_COLOR, GENERATED_COLOR, REAL_COLOR, finish, label_colors, new_figure, resolve_show
+from isd.pl._figure import (
+    BACKGROUND_COLOR,
+    GENERATED_COLOR,
+    REAL_COLOR,
+    finish,
+    label_colors,
+    new_figure,
+    resolve_show,
+    short,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+#: Fewer points than this have no density worth drawing.
+_MIN_DENSITY = 20
 Mode = Literal["global", "per_label", "combined"]
 
 
@@ -31,6 +42,7 @@ def umap_compare(
     layer: str | None = None,
     max_cells: int = 5000,
     size: float | None = None,
+    contours: bool = False,
     n_cols: int = 4,
     seed: int = 0,
     show: bool | None = None,
@@ -65,6 +77,9 @@ def umap_compare(
         Largest number of cells drawn from either side.
     size
         Size of points; by default by their number.
+    contours
+        Draw real and generated cells over each other as densities instead of points: shaded areas for real cells,
+        lines for generated ones, each around the densest places that hold 50%, 80% and 95% of the cells.
     n_cols
         Panels in a row, for ``"per_label"``.
     seed
@@ -114,7 +129,7 @@ def umap_compare(
         joint = embed(adata, generated, layer=layer, max_cells=max(max_cells, 5000), seed=seed)
     elif OBSM_UMAP not in joint.obsm or SOURCE_KEY not in joint.obs:
         raise KeyError(f"joint lacks obsm[{OBSM_UMAP!r}] or obs[{SOURCE_KEY!r}]; give what isd.tl.embed returned.")
-    cells = _Cells(joint, key, max_cells, size, seed)
+    cells = _Cells(joint, key, max_cells, size, seed, contours)
     labels = [name for name in cells.names if wanted is None or name in wanted]
     if mode == "per_label" and ax is not None and len(labels) != 1:
         raise ValueError(f"ax= holds one panel, but {len(labels)} labels are to be drawn; give one of them in groups=.")
@@ -153,9 +168,12 @@ def _check_groups(adata: AnnData, generated: AnnData, key: str, wanted: list[str
 class _Cells:
     """Coordinates, labels and colours of what is drawn: equal numbers from either side, in random order."""
 
-    def __init__(self, joint: AnnData, key: str | None, max_cells: int, size: float | None, seed: int) -> None:
+    def __init__(
+        self, joint: AnnData, key: str | None, max_cells: int, size: float | None, seed: int, contours: bool
+    ) -> None:
         source = joint.obs[SOURCE_KEY].astype(str).to_numpy()
         rows = {name: np.flatnonzero(source == name) for name in (SOURCE_REAL, SOURCE_GENERATED)}
+        self.contours = contours
         self.n = min(max_cells, *(found.size for found in rows.values()))
         rng = np.random.default_rng(seed)
         self.rows = {name: rng.permutation(found)[: self.n] for name, found in rows.items()}
@@ -181,11 +199,16 @@ def _scatter(ax: Axes, cells: _Cells, rows: np.ndarray, color: Any, **options: A
     ax.scatter(cells.xy[rows, 0], cells.xy[rows, 1], c=color, **options)
 
 
+def _limits(cells: _Cells) -> np.ndarray:
+    low, high = np.nanmin(cells.xy, axis=0), np.nanmax(cells.xy, axis=0)
+    pad = (0.08 if cells.contours else 0.04) * np.maximum(high - low, 1e-6)
+    return np.array([low - pad, high + pad])
+
+
 def _frame(ax: Axes, cells: _Cells, title: str) -> None:
     """Same limits in every panel; a UMAP's units mean nothing, so no ticks."""
-    low, high = np.nanmin(cells.xy, axis=0), np.nanmax(cells.xy, axis=0)
-    pad = 0.04 * np.maximum(high - low, 1e-6)
-    ax.set(xlim=(low[0] - pad[0], high[0] + pad[0]), ylim=(low[1] - pad[1], high[1] + pad[1]), xticks=[], yticks=[])
+    low, high = _limits(cells)
+    ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), xticks=[], yticks=[])
     ax.set_title(title, fontsize=10)
     for spine in ax.spines.values():
         spine.set_color("#bbbbbb")
@@ -197,9 +220,60 @@ def _overlay(ax: Axes, cells: _Cells, names: Sequence[str] | None, *, title: str
         others = np.setdiff1d(cells.rows[SOURCE_REAL], cells.members(SOURCE_REAL, names))
         _scatter(ax, cells, others, BACKGROUND_COLOR, zorder=1)
     real, fake = cells.members(SOURCE_REAL, names), cells.members(SOURCE_GENERATED, names)
-    _scatter(ax, cells, real, REAL_COLOR, zorder=2)
-    _scatter(ax, cells, fake, GENERATED_COLOR, zorder=3, alpha=0.65, s=0.7 * cells.size)
+    if cells.contours:
+        _densities(ax, cells, real, fake)
+    else:
+        _scatter(ax, cells, real, REAL_COLOR, zorder=2)
+        _scatter(ax, cells, fake, GENERATED_COLOR, zorder=3, alpha=0.65, s=0.7 * cells.size)
     _frame(ax, cells, title if title is not None else f"{real.size:,} real, {fake.size:,} generated")
+
+
+def _densities(ax: Axes, cells: _Cells, real: np.ndarray, fake: np.ndarray) -> None:
+    """Real cells as shaded areas, generated ones as lines, few cells as points."""
+    for rows, shades in ((real, ("#dcdcdc", "#bdbdbd", "#949494")), (fake, None)):
+        if rows.size < _MIN_DENSITY:
+            _scatter(ax, cells, rows, GENERATED_COLOR if shades is None else REAL_COLOR, zorder=4)
+            continue
+        grid, density, levels = density_levels(cells.xy[rows], _limits(cells))
+        if shades is not None:
+            ax.contourf(*grid, density, [*levels, np.inf], colors=shades, zorder=2)
+        else:
+            ax.contour(*grid, density, levels, colors=GENERATED_COLOR, linewidths=(0.7, 1.0, 1.5), zorder=3)
+
+
+def density_levels(
+    points: np.ndarray, limits: np.ndarray, *, shares: Sequence[float] = (0.95, 0.8, 0.5), n_grid: int = 200
+) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray, list[float]]:
+    """Smoothed density of points on a grid, and the levels above which given shares of them lie.
+
+    Parameters
+    ----------
+    points
+        Shape ``(n, 2)``.
+    limits
+        Lower left and upper right corner, shape ``(2, 2)``.
+    shares
+        Decreasing shares of the density.
+    n_grid
+        Places in either direction.
+
+    Returns
+    -------
+    Coordinates along either axis, density of shape ``(n_grid, n_grid)`` (rows are ``y``), and increasing levels.
+    """
+    from scipy.ndimage import gaussian_filter
+
+    edges = [np.linspace(low, high, n_grid + 1) for low, high in limits.T]
+    counts, _, _ = np.histogram2d(points[:, 0], points[:, 1], bins=edges)
+    # islands of a map are narrow: far less smoothing than a rule for one normal distribution would give
+    smooth = gaussian_filter(counts.T, 0.018 * n_grid * (1000 / points.shape[0]) ** (1 / 6), mode="constant")
+    order = np.sort(smooth.ravel())[::-1]
+    held = np.cumsum(order) / order.sum()
+    levels = [float(order[np.searchsorted(held, share)]) for share in shares]
+    # contours need strictly increasing levels
+    for i in range(1, len(levels)):
+        levels[i] = max(levels[i], levels[i - 1] * (1 + 1e-6))
+    return ((edges[0][1:] + edges[0][:-1]) / 2, (edges[1][1:] + edges[1][:-1]) / 2), smooth, levels
 
 
 def _by_label(ax: Axes, cells: _Cells, source: str, names: Sequence[str] | None, title: str) -> None:
@@ -246,7 +320,7 @@ def _panels(cells: _Cells, names: Sequence[str] | None, show: bool) -> tuple[Any
         handles=_handles(_SOURCES), loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=2, frameon=False, fontsize=9
     )
     figure.legend(
-        handles=_handles({_short(name): cells.colors[name] for name in shown}),
+        handles=_handles({short(name): cells.colors[name] for name in shown}),
         loc="outside right center",
         title=cells.key,
         ncols=columns,
@@ -257,10 +331,6 @@ def _panels(cells: _Cells, names: Sequence[str] | None, show: bool) -> tuple[Any
     return figure, axes
 
 
-def _short(name: str, longest: int = 24) -> str:
-    return name if len(name) <= longest else f"{name[: longest - 1]}…"
-
-
 def _per_label(cells: _Cells, labels: Sequence[str], n_cols: int, show: bool) -> tuple[Any, Any]:
     n_cols = max(1, min(n_cols, len(labels)))
     n_rows = math.ceil(len(labels) / n_cols)
@@ -268,7 +338,7 @@ def _per_label(cells: _Cells, labels: Sequence[str], n_cols: int, show: bool) ->
     grid = np.atleast_1d(figure.subplots(n_rows, n_cols, squeeze=False)).ravel()
     for ax, name in zip(grid, labels, strict=False):
         n_real, n_fake = (cells.members(source, [name]).size for source in (SOURCE_REAL, SOURCE_GENERATED))
-        _overlay(ax, cells, [name], title=f"{_short(name)}\n{n_real:,} real, {n_fake:,} generated")
+        _overlay(ax, cells, [name], title=f"{short(name)}\n{n_real:,} real, {n_fake:,} generated")
         ax.title.set_fontsize(8.5)
     for ax in grid[len(labels) :]:
         ax.remove()
