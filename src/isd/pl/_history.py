@@ -85,7 +85,7 @@ def history(
             panel.plot(values.index, values.to_numpy(), color=color, label=label, linewidth=1.4)
         panel.set_title(name.replace("_", " "), fontsize=10)
         panel.set_xlabel(next(iter(sides.values())).index.name or "epoch", fontsize=9)
-        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]  # of MaxNLocator
         panel.tick_params(labelsize=8)
         panel.legend(frameon=False, fontsize=8)
         tidy(panel)
