@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
@@ -28,6 +29,12 @@ def track(
     """
     if not settings.show_progress(progress):
         yield from iterable
+        return
+    if "ipykernel" in sys.modules:
+        # rich's live display asks for ipywidgets in notebooks, at every update; plain text needs nothing
+        from tqdm.std import tqdm
+
+        yield from tqdm(iterable, desc=description, total=total)
         return
     from rich.console import Console
     from rich.progress import (

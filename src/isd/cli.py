@@ -159,6 +159,9 @@ def demo(
                 adata = _read(data, labels_key=labels_key, layer=layer, without=without)
             # a folder that cannot be written should be known before the training, not after
             out.mkdir(parents=True, exist_ok=True)
+            from isd.model._files import check_target
+
+            check_target(out / "model", overwrite=True)
             labels_key = "leiden" if labels_key is None else labels_key
             isd.pp.recipe(adata, layer=layer, seed=seed)
             isd.pp.split(adata, labels_key=labels_key, seed=seed)

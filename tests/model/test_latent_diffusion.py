@@ -80,6 +80,60 @@ def test_unknown_settings_are_refused_before_training(adata):
         LatentDiffusion(adata, schedule="sigmoid")
     with pytest.raises(ValueError, match="preset"):
         LatentDiffusion(adata, preset="best")
+    for name, value in [("parametrization", "noise"), ("n_hidden", 7), ("label_dropout", 1.5), ("time_sampling", "x")]:
+        with pytest.raises(ValueError, match=name):
+            LatentDiffusion(adata, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"max_steps": 0}, ValueError),
+        ({"ema_decay": 2}, ValueError),
+        ({"checkpoint_every": 3}, ValueError),
+        ({"nope": 1}, TypeError),
+    ],
+)
+def test_errors_come_before_the_vae_is_trained(adata, options, error):
+    LatentDiffusion.setup_anndata(adata)
+    model = LatentDiffusion(adata, n_hidden=8)
+    with pytest.raises(error):
+        model.train(**options)
+    assert not model.vae.is_trained
+
+
+def test_a_checkpoint_holds_the_averaged_weights_and_generates(adata, tmp_path):
+    LatentDiffusion.setup_anndata(adata)
+    model = LatentDiffusion(adata, n_hidden=8)
+    model.train(max_steps=6, vae_kwargs={"max_steps": 3}, checkpoint_every=3, checkpoint_dir=tmp_path / "checkpoint")
+    again = LatentDiffusion.load(tmp_path / "checkpoint")
+    assert again.fingerprint == model.fingerprint
+    one, two = (isd.tl.generate(m, n_obs=5, seed=0).X.toarray() for m in (model, again))
+    np.testing.assert_array_equal(one, two)
+
+
+def test_a_vae_that_was_trained_further_is_noticed(adata, tmp_path):
+    LatentDiffusion.setup_anndata(adata)
+    model = LatentDiffusion(adata, n_hidden=8)
+    model.train(max_steps=3, vae_kwargs={"max_steps": 3})
+    model.vae.train(max_steps=2)
+    for call in (lambda: isd.tl.generate(model, n_obs=2), lambda: model.save(tmp_path / "model")):
+        with pytest.raises(ValueError, match="trained further"):
+            call()
+    model.train(max_steps=3)
+    assert isd.tl.generate(model, n_obs=2).n_obs == 2
+
+
+def test_a_vae_may_know_other_labels(adata):
+    adata.obs["other"] = np.arange(adata.n_obs) % 2
+    VAE.setup_anndata(adata, labels_key="other")
+    vae = VAE(adata, n_hidden=8, n_latent=2)
+    vae.train(max_steps=2)
+    LatentDiffusion.setup_anndata(adata)
+    model = LatentDiffusion(adata, vae=vae, n_hidden=8)
+    model.train(max_steps=2)
+    expected = adata.obs["leiden"].cat.codes.to_numpy()[model.train_indices]
+    np.testing.assert_array_equal(model.template_codes_[:, 0], expected)
 
 
 def test_vae_kwargs_for_a_trained_vae_are_refused(trained):
@@ -113,9 +167,40 @@ def test_published_preset_is_the_published_configuration(adata):
         "start_guide_step": 500,
     }
     model.train(max_steps=3, vae_kwargs={"max_steps": 3})
-    fake = isd.tl.generate(model, n_obs=3, n_steps=20)
+    fake = isd.tl.generate(model, n_obs=3, n_steps=20, labels=None)
     assert fake.uns["isd"]["sampler"] == "ddpm"
     assert fake.uns["isd"]["likelihood"] == "normal"
+
+
+def test_published_denoiser_does_not_claim_labels_that_it_cannot_see(adata):
+    LatentDiffusion.setup_anndata(adata)
+    model = LatentDiffusion(adata, preset="published")
+    model.train(max_steps=3, vae_kwargs={"max_steps": 3})
+    with pytest.raises(ValueError, match=r"does not see labels.*classifier="):
+        isd.tl.generate(model, n_obs=3, labels="0", n_steps=3)
+    with pytest.raises(ValueError, match="guidance_scale"):
+        isd.tl.generate(model, n_obs=3, labels=None, guidance_scale=2.0, n_steps=3)
+    with pytest.warns(UserWarning, match="does not see labels"):
+        fake = isd.tl.generate(model, n_obs=3, n_steps=3)
+    assert fake.obs["leiden"].isna().all()
+    isd.model.Classifier.setup_anndata(adata)
+    classifier = isd.model.Classifier(adata, model, preset="published")
+    with pytest.raises(ValueError, match="not trained"):
+        isd.tl.generate(model, n_obs=3, classifier=classifier)
+    classifier.train(max_steps=3)
+    fake = isd.tl.generate(model, n_obs=3, labels="0", classifier=classifier, n_steps=10)
+    assert fake.obs["leiden"].tolist() == ["0"] * 3
+    provenance = fake.uns["isd"]
+    assert (provenance["classifier_scale"], provenance["start_guide_step"]) == (2.0, 500)
+
+
+def test_a_model_without_label_dropout_has_no_unconditional_cells(adata):
+    LatentDiffusion.setup_anndata(adata)
+    model = LatentDiffusion(adata, n_hidden=8, label_dropout=0.0)
+    model.train(max_steps=2, vae_kwargs={"max_steps": 2})
+    for options in ({"guidance_scale": 2.0}, {"labels": None}):
+        with pytest.raises(ValueError, match="label_dropout=0"):
+            isd.tl.generate(model, n_obs=3, **options)
 
 
 def isd_times(steps):

@@ -73,6 +73,43 @@ def test_reordered_and_foreign_features_are_refused(trained, folder, adata):
     assert LatentDiffusion.load(folder, aligned).adata is aligned
 
 
+def test_an_untrained_model_comes_back_untrained(adata, tmp_path):
+    LatentDiffusion.setup_anndata(adata)
+    LatentDiffusion(adata, n_hidden=8).save(tmp_path / "model")
+    assert not LatentDiffusion.load(tmp_path / "model", adata).is_trained
+
+
+def test_a_model_whose_label_column_is_gone_still_saves_and_generates(trained, folder, adata, tmp_path):
+    del adata.obs["leiden"]
+    model = LatentDiffusion.load(folder, adata)
+    assert isd.tl.generate(model, n_obs=3).obs["leiden"].notna().all()
+    model.save(tmp_path / "again")
+
+
+def test_no_property_raises_on_any_state_of_a_model(trained, folder, adata):
+    """Trap: save evaluates every property; one that raises breaks checkpoints."""
+    LatentDiffusion.setup_anndata(adata)
+    models = [trained, LatentDiffusion(adata, n_hidden=8), LatentDiffusion.load(folder)]
+    for model in [*models, *(m.vae for m in models)]:
+        for name in dir(type(model)):
+            if isinstance(getattr(type(model), name), property):
+                getattr(model, name)
+
+
+def test_data_must_be_data(folder):
+    for wrong in ("cells.h5ad", True):
+        with pytest.raises(TypeError, match="AnnData"):
+            LatentDiffusion.load(folder, wrong)
+
+
+def test_data_asked_about_do_not_become_the_models_own(trained, folder, adata):
+    vae = LatentDiffusion.load(folder).vae
+    isd.tl.encode(adata[:10].copy(), vae)
+    assert vae.adata is None
+    isd.tl.encode(adata, vae)
+    assert adata.obsm["X_isd_vae"].shape[0] == 300
+
+
 def test_nothing_is_overwritten_unasked(trained, folder, tmp_path):
     with pytest.raises(ValueError, match="overwrite=True"):
         trained.save(folder)

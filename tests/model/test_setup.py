@@ -180,6 +180,18 @@ def test_a_second_model_on_other_labels_does_not_change_the_first(adata):
     np.testing.assert_array_equal(first.template_codes_[:, 0], before[first.vae.train_indices])
 
 
+def test_labels_that_cannot_be_kept_are_refused(adata):
+    adata.obs["bins"] = pd.cut(np.arange(adata.n_obs), 3)
+    adata.obs["nothing"] = np.nan
+    adata.obs["mixed"] = pd.Series([1, "a"] * 150, index=adata.obs_names, dtype=object)
+    with pytest.raises(ValueError, match=r"Interval.*astype\(str\)"):
+        VAE.setup_anndata(adata, labels_key="bins")
+    with pytest.raises(ValueError, match="no labelled cell"):
+        VAE.setup_anndata(adata, labels_key="nothing")
+    VAE.setup_anndata(adata, labels_key="mixed")
+    assert VAE(adata, n_hidden=8, n_latent=2).labels.tolist() == [1, "a"]
+
+
 def test_not_an_anndata():
     with pytest.raises(TypeError, match="AnnData"):
         VAE.setup_anndata(np.zeros((3, 3)))

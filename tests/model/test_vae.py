@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+import torch
+from scipy import sparse
 
 import isd
 from isd.model import VAE
@@ -54,24 +56,167 @@ def test_steps_epochs_and_minutes_end_the_training(adata):
     assert model.is_trained
     with pytest.raises(ValueError, match="not both"):
         model.train(max_epochs=1, max_steps=1)
-    with pytest.raises(ValueError, match="max_steps must be positive"):
-        model.train(max_steps=0)
 
 
 def test_early_stopping_stops(adata):
     VAE.setup_anndata(adata)
     model = VAE(adata, n_hidden=8, n_latent=2)
-    model.train(max_epochs=400, batch_size=32, lr=0.0, early_stopping=True, early_stopping_patience=2)
-    assert len(model.history["train_loss"]) < 300
+    model.train(max_epochs=60, batch_size=64, lr=0.0, dispersion_lr=0.0, early_stopping=True, early_stopping_patience=2)
+    assert len(model.history["train_loss"]) < 40
 
 
-def test_checkpoints_can_be_loaded(adata, tmp_path):
+def test_a_checkpoint_is_a_whole_model_that_can_be_trained_on(adata, tmp_path):
     VAE.setup_anndata(adata)
     model = VAE(adata, n_hidden=8, n_latent=2)
     model.train(max_steps=4, checkpoint_every=2, checkpoint_dir=tmp_path / "checkpoint")
-    assert VAE.load(tmp_path / "checkpoint").module.n_latent == 2
+    again = VAE.load(tmp_path / "checkpoint", adata)
+    assert again.fingerprint == model.fingerprint  # the last checkpoint is that of the last step
+    assert again.sample_prior(3).n_obs == 3
+    bias = again.module.decoder.mean.bias.detach().clone()
+    again.train(max_steps=1, lr=0.0, dispersion_lr=0.0)
+    torch.testing.assert_close(again.module.decoder.mean.bias.detach(), bias)  # not started anew
+    assert len(again.history["train_loss"]) == 1
     with pytest.raises(ValueError, match="checkpoint_dir"):
         model.train(max_steps=4, checkpoint_every=2)
+
+
+def test_log_every_sets_how_many_values_are_kept(adata):
+    VAE.setup_anndata(adata)
+    lengths = []
+    for every in (1, 5):
+        model = VAE(adata, n_hidden=8, n_latent=2)
+        model.train(max_steps=20, log_every=every)
+        lengths.append(len(model.history["train_loss_step"]))
+    assert lengths == [20, 4]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"max_steps": 0}, ValueError, "max_steps must be positive"),
+        ({"max_minutes": -1}, ValueError, "max_minutes must be positive"),
+        ({"batch_size": 0}, ValueError, "batch_size"),
+        ({"lr": float("nan")}, ValueError, "lr must be finite"),
+        ({"lr_schedule": "zigzag"}, ValueError, "zigzag"),
+        ({"checkpoint_every": 0, "checkpoint_dir": "x"}, ValueError, "checkpoint_every"),
+        ({"enable_checkpointing": True}, ValueError, "checkpoint_every"),
+        ({"learning_rate": 1e-3}, TypeError, "learning_rate"),
+    ],
+)
+def test_options_that_cannot_be_are_refused_before_training(adata, options, error, message):
+    VAE.setup_anndata(adata)
+    model = VAE(adata, n_hidden=8, n_latent=2)
+    with pytest.raises(error, match=message):
+        model.train(**options)
+    assert not model.is_trained and model.train_obs_hash is None
+
+
+def test_mixed_precision_trains(adata):
+    VAE.setup_anndata(adata)
+    model = VAE(adata, n_hidden=8, n_latent=2)
+    model.train(max_steps=3, precision="bf16-mixed")
+    assert np.isfinite(model.history["train_loss"].to_numpy()).all()
+
+
+def test_what_an_earlier_training_saw_stays_seen(adata):
+    VAE.setup_anndata(adata)
+    model = VAE(adata, n_hidden=8, n_latent=2)
+    model.train(max_steps=2)
+    isd.pp.split(adata)
+    model.train(max_steps=2)
+    assert np.isin(isd._hash.hash_names(adata.obs_names), model.train_obs_hash).all()
+
+
+def test_a_second_training_keeps_the_rows_of_the_first(adata, monkeypatch):
+    VAE.setup_anndata(adata)
+    model = VAE(adata, n_hidden=8, n_latent=2)
+    model.train(max_steps=2)
+    rows = model.validation_indices.copy()
+    monkeypatch.setattr(isd.settings, "seed", 99)
+    model.train(max_steps=2)
+    np.testing.assert_array_equal(model.validation_indices, rows)
+
+
+def test_the_only_cell_of_a_label_is_trained_on(adata):
+    adata.obs["group"] = ["rare"] + ["common"] * (adata.n_obs - 1)
+    VAE.setup_anndata(adata, labels_key="group")
+    for seed in range(30):
+        train, validation, _ = isd.model._training.resolve_split(adata, np.r_[0, np.ones(299, dtype=int)], seed=seed)
+        assert 0 in train and len(validation) == pytest.approx(30, abs=1)
+
+
+def test_codes_are_the_models_own_after_another_setup(adata):
+    """Trap: every scvi model writes its codes to the same column."""
+    adata.obs["other"] = np.arange(adata.n_obs) % 2
+    VAE.setup_anndata(adata)
+    model = VAE(adata, n_hidden=8, n_latent=2)
+    before = model.label_codes().copy()
+    VAE.setup_anndata(adata, labels_key="other", batch_key="other")
+    np.testing.assert_array_equal(model.label_codes(), before)
+    VAE.setup_anndata(adata, labels_key="other", batch_key="other")
+    assert (model._codes()[:, 1] == 0).all()
+
+
+def test_new_data_are_checked_like_those_of_the_setup(vae, adata):
+    isd_log = adata.copy()
+    isd.pp.recipe(isd_log)
+    del isd_log.layers["counts"]
+    for damaged, message in [(isd_log, "log-normalised"), (adata.copy(), "NaN")]:
+        if message == "NaN":
+            damaged.X.data[0] = np.nan
+        with pytest.raises(ValueError, match=message):
+            vae.get_latent_representation(damaged)
+    expected = vae.get_latent_representation(adata.copy())
+    for make in (sparse.csr_array, sparse.csc_matrix):
+        other = adata.copy()
+        other.X = make(other.X)
+        np.testing.assert_allclose(vae.get_latent_representation(other), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_rows_come_in_the_order_asked_for_from_backed_data_too(vae, adata, tmp_path):
+    """Trap: a loader over backed data sorts its rows."""
+    import anndata
+
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    backed = anndata.read_h5ad(tmp_path / "cells.h5ad", backed="r+")
+    rows = [50, 3, 120, 3]
+    expected = vae.get_latent_representation(adata)[rows]
+    np.testing.assert_allclose(vae.get_latent_representation(backed, indices=rows), expected, atol=1e-5)
+    np.testing.assert_allclose(vae.get_latent_representation(adata, indices=rows), expected, atol=1e-5)
+    frame = vae.get_normalized_expression(backed, indices=rows, library_size="latent")
+    assert frame.index.tolist() == adata.obs_names[rows].tolist()
+    np.testing.assert_allclose(frame.sum(1), np.asarray(adata.X[rows].sum(1)).ravel(), rtol=1e-4)
+    with pytest.raises(ValueError, match="indices must lie"):
+        vae.get_latent_representation(indices=[300])
+
+
+def test_backed_data_train_the_same_model(adata, tmp_path):
+    import anndata
+
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    backed = anndata.read_h5ad(tmp_path / "cells.h5ad", backed="r+")
+    losses = []
+    for data in (adata, backed):
+        VAE.setup_anndata(data)
+        model = VAE(data, n_hidden=8, n_latent=2)
+        model.train(max_steps=4)
+        losses.append(model.history["validation_loss"].to_numpy())
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+    model.save(tmp_path / "model", save_anndata=True)
+    assert str(backed.filename) == str(tmp_path / "cells.h5ad")  # the caller's object stays on its file
+    assert VAE.load(tmp_path / "model").adata.n_obs == adata.n_obs
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3])
+def test_size_factors_of_any_scale_give_totals_like_the_real_ones(adata, scale):
+    totals = np.asarray(adata.X.sum(1)).ravel()
+    adata.obs["size"] = totals / np.median(totals) * scale
+    VAE.setup_anndata(adata, size_factor_key="size")
+    model = VAE(adata, n_hidden=16, n_latent=4)
+    model.train(max_steps=60)
+    made = np.asarray(model.sample_prior(300, seed=0).X.sum(1)).ravel()
+    assert np.median(made) == pytest.approx(np.median(totals), rel=0.15)
+    assert (made > 0).all()
 
 
 def test_elbo_and_reconstruction_error_fit_together(vae):

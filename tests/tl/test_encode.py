@@ -25,6 +25,19 @@ def test_a_copy_leaves_the_input_alone(trained, adata):
     assert "latent" in out.obsm and "latent" not in adata.obsm
 
 
+def test_views_and_backed_data_can_be_encoded(trained, adata, tmp_path):
+    import anndata
+
+    expected = isd.tl.encode(adata, trained, copy=True).obsm["X_isd_vae"]
+    view = adata[20:40]
+    isd.tl.encode(view, trained)
+    np.testing.assert_allclose(view.obsm["X_isd_vae"], expected[20:40], atol=1e-5)
+    adata[:, ::-1].copy().write_h5ad(tmp_path / "cells.h5ad")
+    backed = anndata.read_h5ad(tmp_path / "cells.h5ad", backed="r+")
+    isd.tl.encode(backed, trained)
+    np.testing.assert_allclose(backed.obsm["X_isd_vae"], expected, atol=1e-5)
+
+
 def test_missing_features_are_counted(trained, adata):
     with pytest.raises(ValueError, match="lacks 30 of the model's 200 features"):
         isd.tl.encode(adata[:, 30:].copy(), trained)

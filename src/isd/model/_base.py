@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import pandas as pd
+import rich.pretty  # noqa: F401  scvi's view_anndata_setup uses it without importing it
 import torch
 from anndata import AnnData
+from pandas.api.types import infer_dtype
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
+from scvi.data._utils import _check_if_view
 from scvi.data.fields import (
     CategoricalJointObsField,
     CategoricalObsField,
@@ -24,6 +29,7 @@ from scvi.model._utils import parse_device_args
 from scvi.model.base import BaseModelClass
 from scvi.utils import setup_anndata_dsp
 
+from isd._constants import SPLIT_KEY
 from isd._hash import fingerprint, hash_names
 from isd.model._fields import LabelsField
 from isd.model._files import ADATA_FILE, MODEL_FILE, read_model, write_folder, write_model
@@ -36,11 +42,20 @@ _WEIGHT_PREFIX = "module."
 _FIELDS, _STATE = "field_registries", "state_registry"
 
 
+@contextmanager
+def quiet_setup() -> Iterator[None]:
+    """Hide scvi's warnings on setup that nobody can act on: small categories by the name of an internal column."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*has fewer than 3 cells.*", category=UserWarning)
+        yield
+
+
 class IsdModel(BaseModelClass):
     """Base of the models of :mod:`isd.model`."""
 
     #: colours of the labels where no AnnData is attached
     _colors: list[str] | None = None
+    _adata: AnnData | None
     _var: pd.DataFrame | None = None
 
     # -- registration ------------------------------------------------------------------------------------------
@@ -109,6 +124,7 @@ class IsdModel(BaseModelClass):
             categorical_covariate_keys=categorical_covariate_keys,
             continuous_covariate_keys=continuous_covariate_keys,
             size_factor_key=size_factor_key,
+            unlabeled_category=unlabeled_category,
         )
         as_csr_in_place(adata, resolved)
         # what was found is written down: a copy with other layers must not be read from another place
@@ -122,7 +138,8 @@ class IsdModel(BaseModelClass):
             NumericalObsField(REGISTRY_KEYS.SIZE_FACTOR_KEY, size_factor_key, required=False),
         ]
         manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
-        manager.register_fields(adata, **kwargs)
+        with quiet_setup():
+            manager.register_fields(adata, **kwargs)
         cls.register_manager(manager)
 
     def _validate_anndata(self, adata: AnnData | None = None, copy_if_view: bool = True) -> AnnData:
@@ -131,15 +148,32 @@ class IsdModel(BaseModelClass):
                 f"this {type(self).__name__} was loaded without data; give adata= to this call, or load it with "
                 f"{type(self).__name__}.load(folder, adata)."
             )
-        if adata is not None and adata is not self.adata:
+        attached = self._adata
+        if adata is not None and adata is not attached:
             check_features(self.feature_names, adata.var_names)
+            managers = self._per_instance_manager_store.get(self.id, {}).values()
+            if not any(manager.adata is adata for manager in managers):
+                # data that the model sees for the first time are checked like those that it was set up with
+                _check_if_view(adata, copy_if_view=copy_if_view)
+                keys = {k: v for k, v in self.setup_args.items() if k not in ("labels_key", "unlabeled_category")}
+                as_csr_in_place(adata, validate_adata(adata, labels_key=None, min_obs=1, **keys))
         logger = logging.getLogger("scvi.model.base._base_model")
         level = logger.level
         logger.setLevel(logging.WARNING)  # that a setup is transferred is what anyone would expect here
         try:
-            return super()._validate_anndata(adata, copy_if_view=copy_if_view)
+            with quiet_setup():
+                adata = super()._validate_anndata(adata, copy_if_view=copy_if_view)
         finally:
             logger.setLevel(level)
+        # scvi makes the first data that a model without data is asked about the model's own
+        self._adata = attached
+        return adata
+
+    def _attach_data(self, adata: AnnData) -> None:
+        """Make data the model's own."""
+        self._validate_anndata(adata)
+        self._adata = adata
+        self._adata_manager = self.get_anndata_manager(adata, required=True)
 
     # -- what was registered -----------------------------------------------------------------------------------
 
@@ -172,7 +206,7 @@ class IsdModel(BaseModelClass):
         """Colours of the labels, as scanpy keeps them in ``uns[f"{labels_key}_colors"]``."""
         if self.labels_key is None:
             return None
-        if self._adata is not None:
+        if self._adata is not None and self.labels_key in self._adata.obs:
             colors = self._adata.uns.get(f"{self.labels_key}_colors")
             column = self._adata.obs[self.labels_key]
             if colors is not None and isinstance(column.dtype, pd.CategoricalDtype):
@@ -229,11 +263,38 @@ class IsdModel(BaseModelClass):
 
     def label_codes(self, adata: AnnData | None = None) -> np.ndarray:
         """Code of each cell's label; ``len(labels)`` where it has none."""
-        adata = self.adata if adata is None else adata
+        adata = self._validate_anndata(adata)  # another model may have written its own codes there
         return np.asarray(self.get_from_registry(adata, REGISTRY_KEYS.LABELS_KEY)).ravel().astype(np.int64)
 
+    def rows_of(self, adata: AnnData) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        """Rows for training, validation and test that the model was trained with, if ``adata`` has the same rows.
+
+        Parameters
+        ----------
+        adata
+            Data that may be those of the training.
+
+        Returns
+        -------
+        Three arrays of positions, or ``None`` where the names of the rows are others.
+        """
+        parts = (self.train_indices_, self.validation_indices_, self.test_indices_)
+        if any(p is None for p in parts) or self.train_obs_hash is None:
+            return None
+        train, validation, test = (np.asarray(p, dtype=int) for p in parts)
+        if len(train) + len(validation) + len(test) != adata.n_obs:
+            return None
+        seen = hash_names(adata.obs_names[np.concatenate([train, validation])])
+        return (train, validation, test) if np.isin(seen, self.train_obs_hash).all() else None
+
     def _split(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Rows for training, validation and test of the attached data."""
+        """Rows for training, validation and test of the attached data: those of an earlier training, where it had any.
+
+        A split in ``obs`` goes before.
+        """
+        rows = None if SPLIT_KEY in self.adata.obs else self.rows_of(self.adata)
+        if rows is not None:
+            return rows
         return resolve_split(self.adata, self.label_codes(), seed=settings.seed)
 
     @property
@@ -241,9 +302,12 @@ class IsdModel(BaseModelClass):
         """Sorted 64-bit hashes of the names of the rows that training or its model selection saw."""
         return getattr(self, "train_obs_hash_", None)
 
-    def _remember_rows(self, *rows: np.ndarray) -> None:
-        names = self.adata.obs_names[np.sort(np.concatenate(rows).astype(int))]
-        self.train_obs_hash_ = np.sort(hash_names(names))
+    def _remember_rows(self, train: np.ndarray, validation: np.ndarray, test: np.ndarray) -> None:
+        """Keep the rows of a training; what an earlier training saw stays seen."""
+        self.train_indices_, self.validation_indices_, self.test_indices_ = train, validation, test
+        seen = hash_names(self.adata.obs_names[np.concatenate([train, validation]).astype(int)])
+        before = np.zeros(0, dtype=np.uint64) if self.train_obs_hash is None else self.train_obs_hash
+        self.train_obs_hash_ = np.union1d(before, seen)
 
     # -- files -------------------------------------------------------------------------------------------------
 
@@ -258,6 +322,9 @@ class IsdModel(BaseModelClass):
 
     def _extra_meta(self) -> dict[str, Any]:
         return {}
+
+    def _check_consistent(self) -> None:
+        """Raise when parts of the model no longer belong together."""
 
     def _save_beside(self, folder: Path) -> None:
         """Write what is saved beside the model (its VAE)."""
@@ -288,6 +355,7 @@ class IsdModel(BaseModelClass):
         ValueError
             If the folder exists and ``overwrite`` is off, or is no model; if there is no AnnData to save.
         """
+        self._check_consistent()
         if save_anndata and self._adata is None:
             raise ValueError("save_anndata=True, but the model was loaded without data.")
         table = self.feature_table
@@ -316,7 +384,10 @@ class IsdModel(BaseModelClass):
         }
 
         def fill(folder: Path) -> None:
-            if save_anndata:
+            if save_anndata and self.adata.isbacked:
+                # writing would move the caller's AnnData over to the new file
+                self.adata.copy(filename=folder / ADATA_FILE).file.close()
+            elif save_anndata:
                 self.adata.write_h5ad(folder / ADATA_FILE, **anndata_write_kwargs)
             self._save_beside(folder)
             write_model(folder, meta, tensors, features)
@@ -336,6 +407,8 @@ class IsdModel(BaseModelClass):
         device: int | str,
         **extra: Any,
     ) -> Self:
+        if not (adata is None or adata is False or isinstance(adata, AnnData)):
+            raise TypeError(f"adata must be an AnnData, None or False, got {adata!r}.")
         path = Path(dir_path)
         meta, tensors, features = read_model(path, cls.__name__)
         if adata is None and (path / ADATA_FILE).exists():
@@ -410,11 +483,7 @@ class IsdModel(BaseModelClass):
 
 def text_columns(var: pd.DataFrame) -> pd.DataFrame:
     """Columns of ``var`` that describe features in words; numbers there are statistics of the real data."""
-    keep = [
-        c
-        for c in var.columns
-        if var[c].dtype == object or isinstance(var[c].dtype, (pd.CategoricalDtype, pd.StringDtype))
-    ]
+    keep = [c for c in var.columns if infer_dtype(var[c].astype(object), skipna=True) == "string"]
     return pd.DataFrame({str(c): var[c].astype(object).to_numpy() for c in keep}, index=var.index.astype(str))
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from anndata import AnnData
 
-from isd._constants import UNS_KEY
+from isd._constants import SPLIT_KEY, UNS_KEY
 from isd.diffusion import get_schedule
 from isd.model._base import IsdModel
 from isd.model._latent_data import LatentDataModule
@@ -24,7 +24,7 @@ from isd.model._presets import (
     default_classifier_train,
     resolve,
 )
-from isd.model._training import IsdTrainingPlan, LRSchedule, fit, resolve_steps, seeded
+from isd.model._training import LRSchedule, fit, seeded, settle
 from isd.module import ClassifierModule
 
 
@@ -36,7 +36,8 @@ class Classifier(IsdModel):
     adata
         Data registered with :meth:`setup_anndata`.
     diffusion
-        The trained diffusion model that it is to guide; schedule, scaler and VAE are shared with it.
+        The trained diffusion model that it is to guide; schedule, scaler and VAE are shared with it. To guide it, the
+        classifier must know the same labels; to predict, it may know others.
     hidden, dropout
         Shape of the network.
     start_guide_time
@@ -51,7 +52,7 @@ class Classifier(IsdModel):
     Raises
     ------
     ValueError
-        If the diffusion model is not trained, or was set up with other data or labels.
+        If the diffusion model is not trained or was set up with other features, or there are fewer than two labels.
 
     Examples
     --------
@@ -159,55 +160,50 @@ class Classifier(IsdModel):
         **trainer_kwargs
             Passed to :class:`scvi.train.Trainer`.
         """
-        self._validate_anndata()
+        adata = self._validate_anndata()
         diffusion = self.diffusion
-        adata = self.adata
-        tensors = diffusion.latent_tensors(adata, progress=progress)
-        self._validate_anndata(adata)
-        tensors["codes"][:, 0] = torch.from_numpy(self.label_codes(adata))
-        train_idx, val_idx, test_idx = diffusion._rows() if diffusion._adata is adata else self._split()
+        rows = None if SPLIT_KEY in adata.obs else diffusion.rows_of(adata)
+        train_idx, val_idx, test_idx = self._split() if rows is None else rows
         n_train = len(train_idx)
-        given = {
-            "max_steps": max_steps,
-            "batch_size": batch_size,
-            "lr": lr,
-            "weight_decay": weight_decay,
-            "lr_schedule": lr_schedule,
-        }
-        rule = PUBLISHED["classifier_train"] if self.preset == "published" else default_classifier_train(n_train)
-        options = resolve(given, rule)
-        batch_size = min(int(options.pop("batch_size")), n_train)
-        steps = resolve_steps(
-            max_steps=max_steps,
+        settled = settle(
+            {
+                "max_steps": max_steps,
+                "batch_size": batch_size,
+                "lr": lr,
+                "weight_decay": weight_decay,
+                "lr_schedule": lr_schedule,
+                "gradient_clip_val": trainer_kwargs.pop("gradient_clip_val", None),
+            },
+            PUBLISHED["classifier_train"] if self.preset == "published" else default_classifier_train(n_train),
+            n_train=n_train,
+            n_val=len(val_idx),
             max_epochs=max_epochs,
             max_minutes=max_minutes,
-            n_train=n_train,
-            batch_size=batch_size,
-            default=options.pop("max_steps"),
+            fit_options={
+                "accelerator": accelerator,
+                "devices": devices,
+                "early_stopping": early_stopping,
+                "early_stopping_patience": early_stopping_patience,
+                "checkpoint_every": checkpoint_every,
+                "checkpoint_dir": checkpoint_dir,
+                "log_every": log_every,
+                "progress": progress,
+            },
+            trainer_kwargs=trainer_kwargs,
         )
+        tensors = diffusion.latent_tensors(adata, progress=progress)
+        tensors["codes"][:, 0] = torch.from_numpy(self.label_codes(adata))
+        self._remember_rows(train_idx, val_idx, test_idx)
         with seeded(seed):
             fit(
                 self,
-                LatentDataModule(tensors, train_idx, val_idx, test_idx, batch_size=batch_size),
-                make_plan=lambda n, seconds: IsdTrainingPlan(
-                    self.module, total_steps=n, max_seconds=seconds, kl_warmup=0.0, elbo_metrics=False, **options
-                ),
-                total_steps=steps,
-                max_minutes=max_minutes,
+                LatentDataModule(tensors, train_idx, val_idx, test_idx, batch_size=settled.batch_size),
+                settled,
                 n_train=n_train,
-                batch_size=batch_size,
-                accelerator=accelerator,
-                devices=devices,
-                early_stopping=early_stopping,
-                early_stopping_patience=early_stopping_patience,
-                checkpoint_every=checkpoint_every,
-                checkpoint_dir=checkpoint_dir,
-                log_every=log_every,
-                progress=progress,
                 n_threads=1,
-                **trainer_kwargs,
+                kl_warmup=0.0,
+                elbo_metrics=False,
             )
-        self._remember_rows(train_idx, val_idx)
 
     @torch.inference_mode()
     def predict(self, adata: AnnData | None = None, *, soft: bool = False) -> np.ndarray | pd.DataFrame:

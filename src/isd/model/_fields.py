@@ -110,7 +110,7 @@ def label_categories(column: pd.Series, unlabeled_category: Any) -> np.ndarray:
         values = column.dropna().unique().tolist()
         # leiden's "0", "1", "2", "10" read back as plain strings are numbers to whoever reads them
         numeric = all(isinstance(v, str) and v.isdigit() for v in values)
-        values = sorted(values, key=int if numeric else None)
+        values = sorted(values, key=int if numeric else lambda v: (type(v).__name__, v))
     values = [v for v in values if not (isinstance(v, type(unlabeled_category)) and v == unlabeled_category)]
     out = np.empty(len(values), dtype=object)
     out[:] = [v.item() if isinstance(v, np.generic) else v for v in values]

@@ -101,27 +101,46 @@ def write_folder(path: str | Path, fill: Callable[[Path], None], *, overwrite: b
     overwrite
         Whether an older model may be replaced. A folder that is no model is never replaced.
     """
-    path = Path(path).absolute()
+    check_target(path, overwrite=overwrite)
+    path = Path(path).resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = Path(tempfile.mkdtemp(prefix=f".{path.name}.new-", dir=path.parent))
+    try:
+        umask = os.umask(0)
+        os.umask(umask)
+        new.chmod(0o777 & ~umask)
+        fill(new)
+        if not path.exists():
+            os.replace(new, path)
+            return
+        old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old-", dir=path.parent))
+        os.replace(path, old / path.name)
+        try:
+            os.replace(new, path)
+        except OSError:
+            os.replace(old / path.name, path)
+            raise
+        finally:
+            shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def check_target(path: str | Path, *, overwrite: bool) -> None:
+    """Raise when a folder cannot be written to: it holds something else, or a model that may not be replaced.
+
+    Raises
+    ------
+    ValueError
+        Saying which.
+    """
+    path = Path(path).resolve()
     if path.exists():
         is_model = path.is_dir() and ((path / MODEL_FILE).exists() or not any(path.iterdir()))
         if not is_model:
             raise ValueError(f"{path} exists and is not a saved model; choose another folder.")
         if not overwrite and any(path.iterdir()):
             raise ValueError(f"{path} already holds a model; give overwrite=True to replace it, or another folder.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(prefix=f".{path.name}.new-", dir=path.parent))
-    try:
-        new.chmod(0o755)
-        fill(new)
-        if path.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old-", dir=path.parent))
-            os.replace(path, old / "model")
-            os.replace(new, path)
-            shutil.rmtree(old)
-        else:
-            os.replace(new, path)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
 
 
 def write_model(

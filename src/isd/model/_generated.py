@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +16,10 @@ from isd._constants import OBSM_VAE, TARGET_SUM, UNS_KEY
 from isd._progress import track
 from isd.model._files import isd_version
 
-#: Cells that are decoded with one random stream: results for a seed do not depend on how cells are batched.
+#: Cells that are decoded together, with one random stream: results for a seed do not depend on how cells are batched.
 TILE = 256
+#: Keys of the random streams of a seed: latents, what stands in for what was not asked for, counts.
+LATENT_STREAM, TEMPLATE_STREAM, COUNTS_STREAM = 0, 1, 2
 #: Bytes above which dense results are refused.
 DENSE_LIMIT = 2 * 1024**3
 
@@ -66,9 +69,7 @@ def broadcast_library(library_size: float | np.ndarray, n_obs: int) -> np.ndarra
     return library
 
 
-def decode_counts(
-    module: Any, cells: Cells, *, seed: int, batch_size: int = 256, progress: bool | None = None
-) -> sparse.csr_matrix:
+def decode_counts(module: Any, cells: Cells, *, key: Sequence[int], progress: bool | None = None) -> sparse.csr_matrix:
     """Draw counts for latents, tile by tile, as csr.
 
     Parameters
@@ -77,22 +78,17 @@ def decode_counts(
         :class:`isd.module.VAEModule`.
     cells
         What to decode.
-    seed
-        Each tile of 256 cells has a random stream of its own, keyed by this seed and its number.
-    batch_size
-        Cells decoded at once: at most a tile.
+    key
+        Key of the random numbers; each tile of 256 cells has a stream of its own, keyed by this and its number.
     progress
         Progress bar.
     """
     n = len(cells.latents)
     blocks = []
-    step = max(1, min(batch_size, TILE))
     for tile in track(range(0, n, TILE), "Decoding", progress=progress):
-        rng = np.random.default_rng([seed, 2, tile // TILE])
-        for start in range(tile, min(tile + TILE, n), step):
-            rows = slice(start, min(start + step, tile + TILE, n))
-            z, log_library, codes, continuous = cells.tensors(rows, module.device)
-            blocks.append(sparse.csr_matrix(module.sample_counts(z, log_library, codes, continuous, rng)))
+        rng = np.random.default_rng([*key, tile // TILE])
+        z, log_library, codes, continuous = cells.tensors(slice(tile, tile + TILE), module.device)
+        blocks.append(sparse.csr_matrix(module.sample_counts(z, log_library, codes, continuous, rng)))
     return sparse.vstack(blocks, format="csr").astype(np.float32)
 
 
@@ -118,7 +114,6 @@ def generated_adata(
     *,
     label_codes: np.ndarray | None,
     seed: int,
-    batch_size: int,
     provenance: dict[str, Any],
     progress: bool | None = None,
 ) -> AnnData:
@@ -134,17 +129,19 @@ def generated_adata(
         What to decode.
     label_codes
         Label of each cell, or ``None`` where none was asked for.
-    seed, batch_size, progress
-        See :func:`decode_counts`.
+    seed
+        Seed of the counts.
     provenance
         Entries of ``uns["isd"]``.
+    progress
+        Progress bar.
 
     Returns
     -------
     AnnData with counts in the layer (or ``X``) that the model reads, ``obs`` columns for label, batch and covariates,
     ``var`` of the training data, ``obsm["X_isd_vae"]`` and ``uns["isd"]``.
     """
-    counts = decode_counts(vae.module, cells, seed=seed, batch_size=batch_size, progress=progress)
+    counts = decode_counts(vae.module, cells, key=(seed, COUNTS_STREAM), progress=progress)
     n = counts.shape[0]
     obs = pd.DataFrame(index=pd.Index([f"generated_{i}" for i in range(n)], dtype=object))
     if model.labels_key is not None:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from anndata import AnnData
 
+from isd._constants import SPLIT_KEY
 from isd._hash import fingerprint
 from isd.diffusion import Parametrization, get_schedule
 from isd.model._base import IsdModel
@@ -22,7 +23,7 @@ from isd.model._presets import (
     default_diffusion_train,
     resolve,
 )
-from isd.model._training import IsdTrainingPlan, LRSchedule, WarmEMA, fit, resolve_steps, seeded
+from isd.model._training import LRSchedule, fit, seeded, settle
 from isd.model._vae import VAE
 from isd.module import LatentDiffusionModule
 
@@ -90,10 +91,12 @@ class LatentDiffusion(IsdModel):
         preset: Preset = "default",
         seed: int | None = None,
         registry: dict[str, Any] | None = None,
+        _check_vae: bool = True,
         **module_kwargs: Any,
     ) -> None:
         super().__init__(adata, registry)
         check_preset(preset)
+        self.vae_fingerprint_: str | None = None
         self.preset = preset
         self._seed = seed
         given = {
@@ -110,7 +113,7 @@ class LatentDiffusion(IsdModel):
         get_schedule(self.module_params["schedule"])  # an unknown name is told now, not after the VAE's training
         self._vae: VAE | None = None
         if vae is not None:
-            self._attach(vae)
+            self._attach(vae, check_trained=_check_vae)
         elif adata is not None:
             VAE.setup_anndata(adata, **self.setup_args)
             self._attach(VAE(adata, preset=preset, seed=seed), check_trained=False)
@@ -196,9 +199,7 @@ class LatentDiffusion(IsdModel):
         adata = self._validate_anndata(adata)
         mean, std = self.vae.encode_distribution(adata, progress=progress)
         codes = self.vae._codes(adata)
-        # the VAE may know other labels than we do
-        self._validate_anndata(adata)
-        codes[:, 0] = self.label_codes(adata)
+        codes[:, 0] = self.label_codes(adata)  # the VAE may know other labels than we do
         return {
             "latent_mean": torch.from_numpy(mean),
             "latent_std": torch.from_numpy(std),
@@ -262,66 +263,56 @@ class LatentDiffusion(IsdModel):
         The rows for training and validation are the VAE's own where it was trained on the same data.
         """
         self._validate_anndata()
-        trainer_options = {"accelerator": accelerator, "devices": devices, "progress": progress, "seed": seed}
-        vae_options = {**trainer_options, **(vae_kwargs or {})}
-        if not self.vae.is_trained:
-            if max_minutes is not None and not {"max_minutes", "max_steps", "max_epochs"} & set(vae_kwargs or {}):
-                vae_options["max_minutes"] = 0.6 * max_minutes
-                max_minutes = 0.4 * max_minutes
-            self.vae.train(**vae_options)
-        elif vae_kwargs:
-            raise ValueError("vae_kwargs was given, but the vae is trained already.")
         train_idx, val_idx, test_idx = self._rows()
-        given = {
-            "max_steps": max_steps,
-            "batch_size": batch_size,
-            "lr": lr,
-            "weight_decay": weight_decay,
-            "lr_schedule": lr_schedule,
-            "ema_decay": ema_decay,
-            "gradient_clip_val": trainer_kwargs.pop("gradient_clip_val", None),
-        }
         n_train = len(train_idx)
-        rule = PUBLISHED["diffusion_train"] if self.preset == "published" else default_diffusion_train(n_train)
-        options = resolve(given, rule)
-        batch_size = min(int(options.pop("batch_size")), n_train)
-        default_steps, clip, decay = (options.pop(k) for k in ("max_steps", "gradient_clip_val", "ema_decay"))
-        steps = resolve_steps(
-            max_steps=max_steps,
+        if self.vae.is_trained and vae_kwargs:
+            raise ValueError("vae_kwargs was given, but the vae is trained already.")
+        vae_options: dict[str, Any] = {
+            "accelerator": accelerator,
+            "devices": devices,
+            "progress": progress,
+            "seed": seed,
+        }
+        vae_options |= vae_kwargs or {}
+        vae_minutes = None
+        if max_minutes is not None and not self.vae.is_trained:
+            if max_minutes > 0 and not {"max_minutes", "max_steps", "max_epochs"} & set(vae_options):
+                vae_minutes, max_minutes = 0.6 * max_minutes, 0.4 * max_minutes
+                vae_options["max_minutes"] = vae_minutes
+        settled = settle(
+            {
+                "max_steps": max_steps,
+                "batch_size": batch_size,
+                "lr": lr,
+                "weight_decay": weight_decay,
+                "lr_schedule": lr_schedule,
+                "ema_decay": ema_decay,
+                "gradient_clip_val": trainer_kwargs.pop("gradient_clip_val", None),
+            },
+            PUBLISHED["diffusion_train"] if self.preset == "published" else default_diffusion_train(n_train),
+            n_train=n_train,
+            n_val=len(val_idx),
             max_epochs=max_epochs,
             max_minutes=max_minutes,
-            n_train=n_train,
-            batch_size=batch_size,
-            default=default_steps,
+            fit_options={
+                "accelerator": accelerator,
+                "devices": devices,
+                "early_stopping": early_stopping,
+                "early_stopping_patience": early_stopping_patience,
+                "checkpoint_every": checkpoint_every,
+                "checkpoint_dir": checkpoint_dir,
+                "log_every": log_every,
+                "progress": progress,
+            },
+            trainer_kwargs=trainer_kwargs,
         )
+        if not self.vae.is_trained:
+            self.vae.train(**vae_options)
         tensors = self.latent_tensors(progress=progress)
-        if not self.is_trained_:
+        if not self.is_trained_ or self.vae_fingerprint_ != self.vae.fingerprint:
             self._fit_scaler(tensors, train_idx)
-        with seeded(seed):
-            fit(
-                self,
-                LatentDataModule(tensors, train_idx, val_idx, test_idx, batch_size=batch_size),
-                make_plan=lambda n, seconds: IsdTrainingPlan(
-                    self.module, total_steps=n, max_seconds=seconds, kl_warmup=0.0, elbo_metrics=False, **options
-                ),
-                total_steps=steps,
-                max_minutes=max_minutes,
-                n_train=n_train,
-                batch_size=batch_size,
-                accelerator=accelerator,
-                devices=devices,
-                early_stopping=early_stopping,
-                early_stopping_patience=early_stopping_patience,
-                checkpoint_every=checkpoint_every,
-                checkpoint_dir=checkpoint_dir,
-                log_every=log_every,
-                progress=progress,
-                n_threads=1,
-                callbacks=[WarmEMA(decay), *trainer_kwargs.pop("callbacks", [])],
-                gradient_clip_val=clip,
-                **trainer_kwargs,
-            )
-        self._remember_rows(train_idx, val_idx)
+        self.vae_fingerprint_ = self.vae.fingerprint
+        self._remember_rows(train_idx, val_idx, test_idx)
         self.train_obs_hash_ = np.union1d(self.train_obs_hash_, np.asarray(self.vae.train_obs_hash))
         # rows that stand in for what generation is not told: batch, covariates, and where it is not modelled, depth
         self.template_codes_ = tensors["codes"].numpy()[train_idx]
@@ -329,12 +320,22 @@ class LatentDiffusion(IsdModel):
         continuous = self.vae._continuous(self.adata)
         if continuous is not None:
             self.template_continuous_ = continuous[train_idx]
+        with seeded(seed):
+            fit(
+                self,
+                LatentDataModule(tensors, train_idx, val_idx, test_idx, batch_size=settled.batch_size),
+                settled,
+                n_train=n_train,
+                n_threads=1,
+                kl_warmup=0.0,
+                elbo_metrics=False,
+            )
 
     def _rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        vae = self.vae
-        if vae.train_indices is not None and vae._adata is self._adata:
-            return vae.train_indices, vae.validation_indices, vae.test_indices
-        return self._split()
+        """Rows of the attached data to train on: those of the split in ``obs``, else those that the VAE has seen."""
+        adata = self.adata
+        rows = None if SPLIT_KEY in adata.obs else self.vae.rows_of(adata)
+        return self._split() if rows is None else rows
 
     def _fit_scaler(self, tensors: dict[str, torch.Tensor], rows: np.ndarray) -> None:
         index = torch.as_tensor(rows)
@@ -346,6 +347,13 @@ class LatentDiffusion(IsdModel):
         self.module.scaler.fit(mean, std)
 
     # -- files -------------------------------------------------------------------------------------------------
+
+    def _check_consistent(self) -> None:
+        if self.is_trained_ and self.vae_fingerprint_ != self.vae.fingerprint:
+            raise ValueError(
+                "the vae was trained further after the diffusion model: its latents mean something else now. "
+                "Call train() of the diffusion model again."
+            )
 
     def _extra_meta(self) -> dict[str, Any]:
         return {"vae_fingerprint": self.vae.fingerprint}
@@ -387,7 +395,7 @@ class LatentDiffusion(IsdModel):
         """
         if vae is None:
             vae = VAE.load(Path(dir_path) / VAE_FOLDER, False, accelerator, device)
-        model = cls._load(dir_path, adata, accelerator, device, vae=vae)
+        model = cls._load(dir_path, adata, accelerator, device, vae=vae, _check_vae=False)
         if model._adata is not None and vae._adata is None:
-            vae._validate_anndata(model._adata)
+            vae._attach_data(model._adata)
         return model

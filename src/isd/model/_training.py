@@ -6,9 +6,11 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +18,7 @@ import lightning.pytorch as lightning
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, WeightAveraging
-from scvi.train import TrainingPlan, TrainRunner
+from scvi.train import SaveCheckpoint, Trainer, TrainingPlan, TrainRunner
 from torch import Tensor, nn
 
 from isd._constants import SPLIT_KEY, SPLIT_TEST, SPLIT_TRAIN, SPLIT_VALIDATION
@@ -47,7 +49,9 @@ def seeded(seed: int | None) -> Iterator[int]:
     """Run a block under a seed of its own and leave the global random state as it was."""
     seed = settings.seed if seed is None else int(seed)
     numpy_state = np.random.get_state()
-    with torch.random.fork_rng():
+    # of several GPUs only the current one: forking all would start them all
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         np.random.seed(seed % 2**32)
         try:
@@ -191,7 +195,10 @@ class IsdTrainingPlan(TrainingPlan):
                 decay = self.weight_decay if key == "decay" else 0.0
                 params.append({"params": parameters, "lr": rates[key], "weight_decay": decay})
                 self._peak_rates.append(rates[key])
-        return {"optimizer": torch.optim.AdamW(params, fused=True)}
+        # Lightning cannot clip gradients inside a fused step under mixed precision
+        clipped = self._trainer is not None and self.trainer.gradient_clip_val is not None
+        mixed = self._trainer is not None and "mixed" in str(self.trainer.precision)
+        return {"optimizer": torch.optim.AdamW(params, fused=not (clipped and mixed))}
 
     def on_train_start(self) -> None:
         """Start the clock."""
@@ -204,13 +211,21 @@ class IsdTrainingPlan(TrainingPlan):
         for group, rate in zip(self.optimizers().param_groups, self._peak_rates, strict=True):
             group["lr"] = rate * factor
 
+    def _log_step(self, loss: Tensor) -> None:
+        # by hand: scvi's logger keeps one value an epoch of what goes through self.log
+        if self.global_step % self.trainer.log_every_n_steps == 0 and self.trainer.logger is not None:
+            self.trainer.logger.log_metrics({"train_loss_step": loss.detach()}, step=self.global_step)
+
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """scvi's step; without its metrics where there is no evidence lower bound."""
         if self.elbo_metrics:
-            return super().training_step(batch, batch_idx)
+            loss = super().training_step(batch, batch_idx)
+            self._log_step(loss)
+            return loss
         _, _, output = self.forward(batch, loss_kwargs=self.loss_kwargs)
         options = {"on_step": False, "on_epoch": True, "batch_size": output.n_obs_minibatch}
         self.log("train_loss", output.loss, prog_bar=True, sync_dist=self.use_sync_dist, **options)
+        self._log_step(output.loss)
         for key, value in output.extra_metrics.items():
             self.log(f"{key}_train", value, **options)
         return output.loss
@@ -239,9 +254,6 @@ class WarmEMA(WeightAveraging):
     """
 
     def __init__(self, decay: float = 0.999) -> None:
-        if not 0 <= decay < 1:
-            raise ValueError(f"ema_decay must lie in [0, 1), got {decay}.")
-
         @torch.no_grad()
         def average(ema: Tensor, current: Tensor, n_averaged: Tensor | int) -> Tensor:
             n = float(n_averaged)
@@ -265,16 +277,118 @@ class SaveEvery(Callback):
     """
 
     def __init__(self, model: Any, every_n_steps: int, path: str | Path) -> None:
-        if every_n_steps < 1:
-            raise ValueError(f"checkpoint_every must be at least 1 step, got {every_n_steps}.")
         self.model = model
         self.every_n_steps = every_n_steps
         self.path = Path(path)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Save when the interval is full."""
-        if trainer.global_step % self.every_n_steps == 0 and trainer.is_global_zero:
+        """Save when the interval is full: the averaged weights where there is an average, as at the end."""
+        if trainer.global_step % self.every_n_steps or not trainer.is_global_zero:
+            return
+        averages = [c for c in trainer.callbacks if isinstance(c, WarmEMA)]
+        trained = self.model.is_trained_
+        for average in averages:
+            average._swap_models(pl_module)
+        self.model.is_trained_ = True
+        try:
             self.model.save(self.path, overwrite=True)
+        finally:
+            self.model.is_trained_ = trained
+            for average in averages:
+                average._swap_models(pl_module)
+
+
+@dataclass
+class Settled:
+    """Options of a training that have been checked."""
+
+    batch_size: int
+    steps: int
+    max_minutes: float | None
+    gradient_clip_val: float | None
+    ema_decay: float | None
+    plan: dict[str, Any]
+    fit: dict[str, Any]
+
+
+def settle(
+    given: dict[str, Any],
+    rule: dict[str, Any],
+    *,
+    n_train: int,
+    n_val: int,
+    max_epochs: int | None,
+    max_minutes: float | None,
+    fit_options: dict[str, Any],
+    trainer_kwargs: dict[str, Any],
+) -> Settled:
+    """Check all options of a training before any time is spent on it.
+
+    Parameters
+    ----------
+    given, rule
+        What the caller asked for, ``None`` where nothing; what the preset says.
+    n_train, n_val
+        Numbers of training and validation rows.
+    max_epochs, max_minutes
+        Length of the training, besides ``given["max_steps"]``.
+    fit_options
+        Options of :func:`fit`.
+    trainer_kwargs
+        Further arguments for the trainer.
+
+    Raises
+    ------
+    TypeError
+        For arguments that no trainer knows.
+    ValueError
+        For values that cannot be.
+    """
+    lengths = {"max_steps": given.get("max_steps"), "max_epochs": max_epochs, "max_minutes": max_minutes}
+    for name, value in lengths.items():
+        if value is not None and value <= 0:
+            raise ValueError(f"{name} must be positive, got {value}.")
+    if given.get("max_steps") is not None and max_epochs is not None:
+        raise ValueError("give max_steps or max_epochs, not both.")
+    options = {**rule, **{k: v for k, v in given.items() if v is not None}}
+    if options["lr_schedule"] not in LR_SCHEDULES:
+        raise ValueError(f"lr_schedule {options['lr_schedule']!r} is unknown; choose one of {LR_SCHEDULES}.")
+    if int(options["batch_size"]) < 1:
+        raise ValueError(f"batch_size must be at least 1, got {options['batch_size']}.")
+    for name in ("lr", "weight_decay"):
+        if not (np.isfinite(options[name]) and options[name] >= 0):
+            raise ValueError(f"{name} must be finite and not negative, got {options[name]}.")
+    decay = options.pop("ema_decay", None)
+    if decay is not None and not 0 <= decay < 1:
+        raise ValueError(f"ema_decay must lie in [0, 1), got {decay}.")
+    every = fit_options.get("checkpoint_every")
+    if every is not None and every < 1:
+        raise ValueError(f"checkpoint_every must be at least 1 step, got {every}.")
+    if every is not None and fit_options.get("checkpoint_dir") is None:
+        raise ValueError("checkpoint_every needs checkpoint_dir, the folder to save to.")
+    if fit_options.get("early_stopping") and not n_val:
+        raise ValueError("early_stopping needs validation cells; run isd.pp.split(adata) first.")
+    known = {*signature(Trainer.__init__).parameters, *signature(lightning.Trainer.__init__).parameters}
+    unknown = sorted(set(trainer_kwargs) - known)
+    if unknown:
+        raise TypeError(f"train() got arguments that neither it nor the trainer knows: {', '.join(unknown)}.")
+    scvi_checkpoints = any(isinstance(c, SaveCheckpoint) for c in trainer_kwargs.get("callbacks", []))
+    if scvi_checkpoints or trainer_kwargs.get("enable_checkpointing"):
+        raise ValueError(
+            "scvi's SaveCheckpoint reads pickled models, which isd does not write; use checkpoint_every and checkpoint_dir."
+        )
+    batch_size = min(int(options.pop("batch_size")), n_train)
+    default_steps = options.pop("max_steps")
+    steps = int(max_epochs) * max(n_train // batch_size, 1) if max_epochs is not None else int(default_steps)
+    return Settled(
+        batch_size=batch_size,
+        steps=steps,
+        max_minutes=max_minutes,
+        gradient_clip_val=options.pop("gradient_clip_val", None),
+        ema_decay=decay,
+        plan=options,
+        fit={**fit_options, **trainer_kwargs},
+    )
 
 
 def resolve_split(
@@ -316,100 +430,91 @@ def resolve_split(
     rng = np.random.default_rng(seed)
     if n < 20 or validation_size <= 0:
         return np.arange(n), np.zeros(0, dtype=int), np.zeros(0, dtype=int)
-    # systematic sampling over rows sorted by label: each label gives its share, to within one row
+    # systematic sampling over rows sorted by label: each label gives its share, to within one row; a label's only
+    # cell stays in training
     order = np.lexsort((rng.random(n), codes))
+    order = order[np.bincount(codes)[codes[order]] > 1]
     every = 1.0 / validation_size
-    picks = np.unique(np.floor(np.arange(rng.random() * every, n, every)).astype(int))
-    picks = picks[picks < n]
+    picks = np.unique(np.floor(np.arange(rng.random() * every, len(order), every)).astype(int))
+    picks = picks[picks < len(order)]
     validation = np.sort(order[picks])
     train = np.setdiff1d(np.arange(n), validation)
     return train, validation, np.zeros(0, dtype=int)
 
 
-def resolve_steps(
-    *,
-    max_steps: int | None,
-    max_epochs: int | None,
-    max_minutes: float | None,
-    n_train: int,
-    batch_size: int,
-    default: int,
-) -> int:
-    """Number of optimiser steps from whichever of steps, epochs and minutes was given."""
-    for name, value in (("max_steps", max_steps), ("max_epochs", max_epochs), ("max_minutes", max_minutes)):
-        if value is not None and value <= 0:
-            raise ValueError(f"{name} must be positive, got {value}.")
-    per_epoch = max(n_train // batch_size, 1)
-    if max_steps is not None and max_epochs is not None:
-        raise ValueError("give max_steps or max_epochs, not both.")
-    if max_steps is not None:
-        return int(max_steps)
-    if max_epochs is not None:
-        return int(max_epochs) * per_epoch
-    return default
-
-
 def fit(
     model: Any,
     data: lightning.LightningDataModule,
+    settled: Settled,
     *,
-    make_plan: Callable[[int, float | None], lightning.LightningModule],
-    total_steps: int,
-    max_minutes: float | None,
     n_train: int,
-    batch_size: int,
-    accelerator: str = "auto",
-    devices: Any = "auto",
-    early_stopping: bool = False,
-    early_stopping_patience: int = 5,
-    checkpoint_every: int | None = None,
-    checkpoint_dir: str | Path | None = None,
-    log_every: int = 10,
-    progress: bool | None = None,
-    callbacks: list[Callback] | None = None,
-    gradient_clip_val: float | None = 1.0,
     n_validations: int = 20,
     monitor: str = "validation_loss",
     n_threads: int | None = None,
-    **trainer_kwargs: Any,
+    **plan_options: Any,
 ) -> None:
-    """Train ``model.module`` through scvi's runner and Lightning, quietly."""
-    steps_per_epoch = max(n_train // batch_size, 1)
-    n_epochs = math.ceil(total_steps / steps_per_epoch)
-    callbacks = list(callbacks or [])
-    if checkpoint_every is not None:
-        if checkpoint_dir is None:
-            raise ValueError("checkpoint_every needs checkpoint_dir, the folder to save to.")
-        callbacks.append(SaveEvery(model, checkpoint_every, checkpoint_dir))
-    if max_minutes is not None:
-        trainer_kwargs["max_time"] = timedelta(minutes=max_minutes)
-    max_seconds = None if max_minutes is None else 60.0 * max_minutes
+    """Train ``model.module`` through scvi's runner and Lightning, quietly.
+
+    Parameters
+    ----------
+    model
+        The model; gets ``history_`` and the rows that were used.
+    data
+        Batches.
+    settled
+        Checked options.
+    n_train
+        Number of training rows.
+    n_validations
+        About so many times in the training, validation rows are looked at.
+    monitor
+        What early stopping looks at.
+    n_threads
+        CPU threads of torch.
+    **plan_options
+        Further arguments of :class:`IsdTrainingPlan`.
+    """
+    options = dict(settled.fit)
+    every, folder = options.pop("checkpoint_every", None), options.pop("checkpoint_dir", None)
+    progress, log_every = options.pop("progress", None), options.pop("log_every", 10)
+    callbacks = list(options.pop("callbacks", []))
+    if settled.ema_decay is not None:
+        callbacks.append(WarmEMA(settled.ema_decay))
+    if every is not None:
+        callbacks.append(SaveEvery(model, every, folder))
+    max_seconds = None
+    if settled.max_minutes is not None:
+        max_seconds = 60.0 * settled.max_minutes
+        options["max_time"] = timedelta(seconds=max_seconds)
+    n_epochs = math.ceil(settled.steps / max(n_train // settled.batch_size, 1))
     has_validation = getattr(data, "n_val", 0) > 0
-    if early_stopping and not has_validation:
-        raise ValueError("early_stopping needs validation cells; run isd.pp.split(adata) first.")
     with few_threads(n_threads), quiet_lightning(), warnings.catch_warnings():
         # what Lightning says about data loader workers and logging intervals is not the user's to act on
         warnings.filterwarnings("ignore", module="lightning")
         warnings.filterwarnings("ignore", category=UserWarning, message=".*(num_workers|DataLoader|logging interval).*")
         runner = TrainRunner(
             model,
-            training_plan=make_plan(total_steps, max_seconds),
+            training_plan=IsdTrainingPlan(
+                model.module, total_steps=settled.steps, max_seconds=max_seconds, **settled.plan, **plan_options
+            ),
             data_splitter=data,
             max_epochs=n_epochs,
-            accelerator=accelerator,
-            devices=devices,
-            max_steps=total_steps,
-            early_stopping=early_stopping,
+            max_steps=settled.steps,
             early_stopping_monitor=monitor,
-            early_stopping_patience=early_stopping_patience,
             check_val_every_n_epoch=max(1, n_epochs // n_validations) if has_validation else None,
             enable_progress_bar=settings.show_progress(progress),
             log_every_n_steps=log_every,
             callbacks=callbacks,
-            gradient_clip_val=gradient_clip_val,
-            **trainer_kwargs,
+            gradient_clip_val=settled.gradient_clip_val,
+            **options,
         )
-        runner()
+        trained = model.is_trained_
+        # scvi adds to a history that is there; a model from a checkpoint is trained and has none
+        model.is_trained_ = trained and bool(model.history_)
+        try:
+            runner()
+        finally:
+            model.is_trained_ = model.is_trained_ or trained
     # plain numbers: the logger leaves tensors among them
     model.history_ = {key: frame.astype(float) for key, frame in (model.history_ or {}).items()}
     # the trainer holds the optimiser state (twice the weights) and a reference to the data

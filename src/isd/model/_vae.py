@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -18,11 +18,13 @@ from scvi.model.base import VAEMixin
 from isd._counts import row_sums
 from isd._progress import track
 from isd.model._base import IsdModel
-from isd.model._generated import DENSE_LIMIT, Cells, broadcast_library, decode_counts, generated_adata
+from isd.model._generated import COUNTS_STREAM, DENSE_LIMIT, Cells, broadcast_library, decode_counts, generated_adata
 from isd.model._presets import PUBLISHED, Preset, check_preset, default_vae, default_vae_train, resolve
-from isd.model._training import IsdTrainingPlan, LRSchedule, fit, resolve_steps, seeded
+from isd.model._training import LRSchedule, fit, seeded, settle
 from isd.module import VAEModule
 from isd.settings import settings
+
+_POSTERIOR_STREAM = 11
 
 
 class VAE(VAEMixin, IsdModel):
@@ -102,6 +104,7 @@ class VAE(VAEMixin, IsdModel):
                 n_batch=len(self.batches),
                 n_cats_per_cov=self.n_categories[2:],
                 n_continuous_cov=self.n_continuous_cov,
+                use_size_factor=self.setup_args.get("size_factor_key") is not None,
                 **self.module_params,
             )
         self.module.eval()
@@ -115,7 +118,7 @@ class VAE(VAEMixin, IsdModel):
 
     def _codes(self, adata: AnnData | None = None) -> np.ndarray:
         """Codes of label, batch and categorical covariates, shape ``(n_obs, n_attributes)``."""
-        adata = self.adata if adata is None else adata
+        adata = self._validate_anndata(adata)
         columns = [
             self.label_codes(adata)[:, None],
             np.asarray(self.get_from_registry(adata, REGISTRY_KEYS.BATCH_KEY)).reshape(-1, 1),
@@ -127,7 +130,8 @@ class VAE(VAEMixin, IsdModel):
     def _log_library(self, adata: AnnData | None = None) -> np.ndarray:
         adata = self.adata if adata is None else adata
         if self.setup_args.get("size_factor_key") is not None:
-            return np.log(np.asarray(self.get_from_registry(adata, REGISTRY_KEYS.SIZE_FACTOR_KEY), dtype=float)).ravel()
+            factors = np.asarray(self.get_from_registry(adata, REGISTRY_KEYS.SIZE_FACTOR_KEY), dtype=float).ravel()
+            return np.log(factors * float(self.module.size_factor_scale))
         return np.log(np.maximum(row_sums(self.get_from_registry(adata, REGISTRY_KEYS.X_KEY)), 1.0))
 
     def _continuous(self, adata: AnnData | None = None) -> np.ndarray | None:
@@ -197,78 +201,75 @@ class VAE(VAEMixin, IsdModel):
         Writes :attr:`history`, ``train_indices``, ``validation_indices`` and ``test_indices``. A second call goes on
         from the weights that are there.
         """
-        self._validate_anndata()  # another model may have rewritten obs["_scvi_labels"]
+        adata = self._validate_anndata()  # another model may have rewritten obs["_scvi_labels"]
         train_idx, val_idx, test_idx = self._split()
         n_train = len(train_idx)
-        given = {
-            "max_steps": max_steps,
-            "batch_size": batch_size,
-            "lr": lr,
-            "weight_decay": weight_decay,
-            "lr_schedule": lr_schedule,
-            "kl_warmup": kl_warmup,
-            "gradient_clip_val": trainer_kwargs.pop("gradient_clip_val", None),
-        }
-        rule = PUBLISHED["vae_train"] if self.preset == "published" else default_vae_train(n_train)
-        options = resolve(given, rule)
-        batch_size = min(int(options.pop("batch_size")), n_train)
-        steps = resolve_steps(
-            max_steps=max_steps,
+        settled = settle(
+            {
+                "max_steps": max_steps,
+                "batch_size": batch_size,
+                "lr": lr,
+                "weight_decay": weight_decay,
+                "lr_schedule": lr_schedule,
+                "kl_warmup": kl_warmup,
+                "gradient_clip_val": trainer_kwargs.pop("gradient_clip_val", None),
+            },
+            PUBLISHED["vae_train"] if self.preset == "published" else default_vae_train(n_train),
+            n_train=n_train,
+            n_val=len(val_idx),
             max_epochs=max_epochs,
             max_minutes=max_minutes,
-            n_train=n_train,
-            batch_size=batch_size,
-            default=options.pop("max_steps"),
+            fit_options={
+                "accelerator": accelerator,
+                "devices": devices,
+                "early_stopping": early_stopping,
+                "early_stopping_patience": early_stopping_patience,
+                "checkpoint_every": checkpoint_every,
+                "checkpoint_dir": checkpoint_dir,
+                "log_every": log_every,
+                "progress": progress,
+            },
+            trainer_kwargs=trainer_kwargs,
         )
-        clip = options.pop("gradient_clip_val")
         data = DataSplitter(
             self.adata_manager,
             external_indexing=[train_idx, val_idx, test_idx],
-            batch_size=batch_size,
+            batch_size=settled.batch_size,
             drop_last=True,
         )
         if not self.is_trained_:
-            counts = self.get_from_registry(self.adata, REGISTRY_KEYS.X_KEY)
+            counts = self.get_from_registry(adata, REGISTRY_KEYS.X_KEY)
+            if self.setup_args.get("size_factor_key") is not None:
+                factors = np.asarray(self.get_from_registry(adata, REGISTRY_KEYS.SIZE_FACTOR_KEY), dtype=float).ravel()
+                self.module.size_factor_scale.fill_(row_sums(counts)[train_idx].sum() / factors[train_idx].sum())
             self.module.set_training_statistics(self._log_library()[train_idx], _feature_share(counts, train_idx))
-        with seeded(seed):
-            fit(
-                self,
-                data,
-                make_plan=lambda n, seconds: IsdTrainingPlan(
-                    self.module,
-                    total_steps=n,
-                    max_seconds=seconds,
-                    dispersion_lr=dispersion_lr,
-                    max_kl_weight=max_kl_weight,
-                    **options,
-                ),
-                total_steps=steps,
-                max_minutes=max_minutes,
-                n_train=n_train,
-                batch_size=batch_size,
-                accelerator=accelerator,
-                devices=devices,
-                early_stopping=early_stopping,
-                early_stopping_patience=early_stopping_patience,
-                checkpoint_every=checkpoint_every,
-                checkpoint_dir=checkpoint_dir,
-                log_every=log_every,
-                progress=progress,
-                gradient_clip_val=clip,
-                **trainer_kwargs,
-            )
-        self._remember_rows(train_idx, val_idx)
+        self._remember_rows(train_idx, val_idx, test_idx)
+        # rows that stand in for what generation is not told: depth, batch, covariates
         self.template_codes_ = self._codes()[train_idx]
         self.template_log_library_ = self._log_library()[train_idx].astype(np.float32)
         continuous = self._continuous()
         if continuous is not None:
             self.template_continuous_ = continuous[train_idx]
+        with seeded(seed):
+            fit(
+                self,
+                data,
+                settled,
+                n_train=n_train,
+                dispersion_lr=dispersion_lr,
+                max_kl_weight=max_kl_weight,
+            )
 
     # -- encoding and decoding ---------------------------------------------------------------------------------
 
     @torch.inference_mode()
     def encode_distribution(
-        self, adata: AnnData | None = None, *, batch_size: int = 512, progress: bool | None = None
+        self,
+        adata: AnnData | None = None,
+        *,
+        indices: Sequence[int] | np.ndarray | None = None,
+        batch_size: int = 512,
+        progress: bool | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of each cell's latent, in chunks.
 
@@ -276,6 +277,8 @@ class VAE(VAEMixin, IsdModel):
         ----------
         adata
             Data with the model's features; ``None`` takes the model's own.
+        indices
+            Rows to encode, in any order; all by default.
         batch_size
             Cells in a chunk.
         progress
@@ -283,17 +286,49 @@ class VAE(VAEMixin, IsdModel):
 
         Returns
         -------
-        Two arrays of shape ``(n_obs, n_latent)``, ``float32``.
+        Two arrays of shape ``(n_cells, n_latent)``, ``float32``.
         """
         self._check_if_trained(warn=False, message="the VAE is not trained yet; call vae.train() first.")
         adata = self._validate_anndata(adata)
-        loader = self._make_data_loader(adata=adata, batch_size=batch_size)
+        rows, back = sorted_rows(indices, adata.n_obs)
+        loader = self._make_data_loader(adata=adata, indices=rows, batch_size=batch_size)
         means, stds = [], []
-        for tensors in track(loader, "Encoding", total=-(-adata.n_obs // batch_size), progress=progress):
+        for tensors in track(loader, "Encoding", total=-(-len(rows) // batch_size), progress=progress):
             out = self.module.inference(**self.module._get_inference_input(tensors))
             means.append(out["qzm"].cpu().numpy())
             stds.append(out["qzv"].sqrt().cpu().numpy())
-        return np.concatenate(means), np.concatenate(stds)
+        return np.concatenate(means)[back], np.concatenate(stds)[back]
+
+    def get_latent_representation(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        give_mean: bool = True,
+        **kwargs: Any,
+    ) -> Any:
+        """Latent of each cell, as in scvi-tools; rows come in the order of ``indices``, from backed data too.
+
+        Parameters
+        ----------
+        adata
+            Data with the model's features; ``None`` takes the model's own.
+        indices
+            Rows to encode, in any order; all by default.
+        give_mean
+            Mean of the posterior, or a draw from it.
+        **kwargs
+            Passed to :meth:`scvi.model.base.VAEMixin.get_latent_representation`.
+
+        Returns
+        -------
+        Array of shape ``(n_cells, n_latent)``, or a pair of them with ``return_dist=True``.
+        """
+        if indices is None or kwargs.get("dataloader") is not None:
+            return super().get_latent_representation(adata, indices, give_mean, **kwargs)
+        adata = self._validate_anndata(adata)
+        rows, back = sorted_rows(indices, adata.n_obs)
+        out = super().get_latent_representation(adata, rows, give_mean, **kwargs)
+        return tuple(part[back] for part in out) if isinstance(out, tuple) else out[back]
 
     def _cells(
         self,
@@ -308,6 +343,8 @@ class VAE(VAEMixin, IsdModel):
         if batch is not None:
             code = self._batch_code(batch)
             rows = np.flatnonzero(self.template_codes_[:, 1] == code)
+            if not rows.size:
+                raise ValueError(f"batch {batch!r} has no training cells; the model cannot have learnt it.")
         rows = rng.choice(rows, size=n)
         log_library = (
             self.template_log_library_[rows] if library_size is None else np.log(broadcast_library(library_size, n))
@@ -351,7 +388,7 @@ class VAE(VAEMixin, IsdModel):
         seed
             Seed of the draws.
         batch_size
-            Cells decoded at once.
+            Cells decoded at once where ``sample`` is off.
 
         Returns
         -------
@@ -366,12 +403,14 @@ class VAE(VAEMixin, IsdModel):
         latents = np.asarray(latents, dtype=np.float32)
         if latents.ndim != 2 or latents.shape[1] != self.module.n_latent:
             raise ValueError(f"latents must have shape (n, {self.module.n_latent}), got {latents.shape}.")
+        if not len(latents):
+            raise ValueError("latents has no rows; give at least one cell.")
         if not np.isfinite(latents).all():
             raise ValueError("latents hold NaN or infinite values.")
         seed = settings.seed if seed is None else seed
         cells = self._cells(latents, library_size, batch, np.random.default_rng([seed, 1]))
         if sample:
-            return decode_counts(self.module, cells, seed=seed, batch_size=batch_size)
+            return decode_counts(self.module, cells, key=(seed, COUNTS_STREAM))
         if latents.shape[0] * self.module.n_input * 4 > DENSE_LIMIT:
             raise ValueError("expected counts of so many cells would take more than 2 GB; decode fewer at a time.")
         parts = [
@@ -426,13 +465,13 @@ class VAE(VAEMixin, IsdModel):
         """
         self._check_if_trained(warn=False, message="the VAE is not trained yet; call vae.train() first.")
         adata = self._validate_anndata(adata)
-        rows = np.arange(adata.n_obs) if indices is None else np.asarray(indices)
+        rows, back = sorted_rows(indices, adata.n_obs)
         names = self.feature_names
         columns = np.arange(len(names)) if feature_list is None else names.get_indexer(list(feature_list))
         if (columns < 0).any():
             unknown = [f for f, c in zip(feature_list or (), columns, strict=True) if c < 0]
             raise ValueError(f"{len(unknown)} features are not the model's ({', '.join(map(str, unknown[:5]))}).")
-        if len(rows) * len(columns) * 4 > DENSE_LIMIT:
+        if len(back) * len(columns) * 4 > DENSE_LIMIT:
             raise ValueError("the result would take more than 2 GB; give feature_list or fewer indices.")
         loader = self._make_data_loader(adata=adata, indices=rows, batch_size=batch_size)
         parts = []
@@ -446,8 +485,9 @@ class VAE(VAEMixin, IsdModel):
                 if library_size != "latent":
                     expected *= float(library_size) / expected.sum(1, keepdims=True)
                 parts.append(expected[:, columns])
-        values = np.concatenate(parts)
-        return values if return_numpy else pd.DataFrame(values, index=adata.obs_names[rows], columns=names[columns])
+        values = np.concatenate(parts)[back]
+        cells = adata.obs_names[rows[back]]
+        return values if return_numpy else pd.DataFrame(values, index=cells, columns=names[columns])
 
     def posterior_predictive_sample(
         self,
@@ -469,7 +509,7 @@ class VAE(VAEMixin, IsdModel):
         n_samples
             Number of draws.
         batch_size
-            Cells decoded at once (256).
+            Cells encoded at once.
         seed
             Seed of the draws.
 
@@ -480,21 +520,24 @@ class VAE(VAEMixin, IsdModel):
         """
         import sparse as pydata_sparse
 
+        if n_samples < 1:
+            raise ValueError(f"n_samples must be at least 1, got {n_samples}.")
         adata = self._validate_anndata(adata)
         rows = np.arange(adata.n_obs) if indices is None else np.asarray(indices)
-        mean, std = self.encode_distribution(adata)
+        if not rows.size:
+            raise ValueError("indices names no cells.")
         seed = settings.seed if seed is None else seed
+        mean, std = self.encode_distribution(adata, indices=rows, batch_size=batch_size or 512)
+        log_library, codes = self._log_library(adata)[rows].astype(np.float32), self._codes(adata)[rows, 1:]
         continuous = self._continuous(adata)
+        continuous = None if continuous is None else continuous[rows]
         draws = []
         for k in range(n_samples):
-            rng = np.random.default_rng([seed, k])
-            cells = Cells(
-                latents=(mean[rows] + std[rows] * rng.standard_normal(mean[rows].shape)).astype(np.float32),
-                log_library=self._log_library(adata)[rows].astype(np.float32),
-                codes=self._codes(adata)[rows, 1:],
-                continuous=None if continuous is None else continuous[rows],
-            )
-            counts = decode_counts(self.module, cells, seed=seed + k, batch_size=batch_size or 256)
+            # a stream of its own for each draw, apart from those of generation
+            key = [seed, _POSTERIOR_STREAM, k]
+            noise = np.random.default_rng([*key, 0]).standard_normal(mean.shape)
+            cells = Cells((mean + std * noise).astype(np.float32), log_library, codes, continuous)
+            counts = decode_counts(self.module, cells, key=(*key, 1))
             draws.append(pydata_sparse.GCXS.from_scipy_sparse(counts))
         return draws[0] if n_samples == 1 else pydata_sparse.stack(draws, axis=-1)
 
@@ -505,7 +548,6 @@ class VAE(VAEMixin, IsdModel):
         library_size: float | np.ndarray | None = None,
         batch: Any = None,
         seed: int | None = None,
-        batch_size: int = 256,
     ) -> AnnData:
         """Generate cells from the VAE's own prior, a standard normal: a baseline for the diffusion model.
 
@@ -519,8 +561,6 @@ class VAE(VAEMixin, IsdModel):
             Batch to decode for.
         seed
             Seed of latents and counts.
-        batch_size
-            Cells decoded at once.
 
         Returns
         -------
@@ -536,21 +576,24 @@ class VAE(VAEMixin, IsdModel):
             latents /= np.linalg.norm(latents, axis=1, keepdims=True)
         cells = self._cells(latents, library_size, batch, np.random.default_rng([seed, 1]))
         provenance = {"sampler": "prior", "seed": seed}
-        return generated_adata(
-            self, self, cells, label_codes=None, seed=seed, batch_size=batch_size, provenance=provenance
-        )
+        return generated_adata(self, self, cells, label_codes=None, seed=seed, provenance=provenance)
 
-    @classmethod
-    def load(  # type: ignore[override]
-        cls,
-        dir_path: str | Path,
-        adata: AnnData | bool | None = None,
-        accelerator: str = "auto",
-        device: int | str = "auto",
-    ) -> Self:
-        """Load a VAE; see :meth:`IsdModel.load <isd.model.LatentDiffusion.load>` for the arguments."""
-        model = cls._load(dir_path, adata, accelerator, device)
-        return model
+
+def sorted_rows(indices: Sequence[int] | np.ndarray | None, n_obs: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows in rising order, each once, and where each asked-for row is among them.
+
+    A loader over backed data sorts what it is asked for: asking sorted is the way to know the order of the answer.
+    """
+    if indices is None:
+        return np.arange(n_obs), np.arange(n_obs)
+    asked = np.asarray(indices)
+    if asked.dtype == bool:
+        asked = np.flatnonzero(asked)
+    if not asked.size:
+        raise ValueError("indices names no cells.")
+    if asked.min() < 0 or asked.max() >= n_obs:
+        raise ValueError(f"indices must lie in 0 ... {n_obs - 1}, got {asked.min()} to {asked.max()}.")
+    return np.unique(asked, return_inverse=True)
 
 
 def _feature_share(counts: Any, rows: np.ndarray, chunk: int = 4096) -> np.ndarray:

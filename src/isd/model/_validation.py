@@ -10,6 +10,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from isd._counts import classify_counts, resolve_layer, row_sums, where
+from isd.model._fields import label_categories
 
 
 def validate_adata(
@@ -21,6 +22,8 @@ def validate_adata(
     categorical_covariate_keys: Sequence[str] | None,
     continuous_covariate_keys: Sequence[str] | None,
     size_factor_key: str | None,
+    min_obs: int = 2,
+    unlabeled_category: object = None,
 ) -> str | None:
     """Check everything that a model needs, before any time is spent.
 
@@ -43,8 +46,8 @@ def validate_adata(
         raise ValueError(
             "adata is a view of another AnnData; models write to it. Make a copy first: adata = adata.copy()."
         )
-    if adata.n_obs < 2:
-        raise ValueError(f"adata has {adata.n_obs} cells; at least 2 are needed to train a model.")
+    if adata.n_obs < min_obs:
+        raise ValueError(f"adata has {adata.n_obs} cells; at least {min_obs} are needed.")
     if adata.n_vars < 2:
         raise ValueError(f"adata has {adata.n_vars} features; at least 2 are needed to train a model.")
     if not adata.var_names.is_unique:
@@ -65,6 +68,16 @@ def validate_adata(
         if argument == "labels_key":
             hint = " Run isd.pp.recipe (or sc.tl.leiden) first, name another column, or give labels_key=None for one class."
         raise KeyError(f"{argument} {key!r} is not in adata.obs, which has {columns}.{hint}")
+    if labels_key is not None:
+        labels = label_categories(adata.obs[labels_key], unlabeled_category)
+        odd = sorted({type(v).__name__ for v in labels if not isinstance(v, (str, int, float, bool))})
+        if odd:
+            raise ValueError(
+                f"adata.obs[{labels_key!r}] holds values of type {', '.join(odd)}; labels must be text or numbers. "
+                f"Convert them: adata.obs[{labels_key!r}] = adata.obs[{labels_key!r}].astype(str)."
+            )
+        if not len(labels):
+            raise ValueError(f"adata.obs[{labels_key!r}] has no labelled cell; give labels_key=None for one class.")
     for key in [batch_key, *(categorical_covariate_keys or ())]:
         if key is not None and adata.obs[key].isna().any():
             raise ValueError(
@@ -91,10 +104,9 @@ def validate_adata(
     empty = np.flatnonzero(totals == 0)
     if empty.size:
         names = ", ".join(map(str, adata.obs_names[empty[:5]]))
-        place = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
         raise ValueError(
             f"{empty.size} cells have no counts in {name} ({names}{', ...' if empty.size > 5 else ''}). "
-            f"Drop them: adata = adata[{place}.sum(1) > 0].copy()."
+            f"Drop them: adata = adata[{name}.sum(1) > 0].copy()."
         )
     return layer
 

@@ -9,7 +9,7 @@ import torch
 from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
 from torch import Tensor, nn
 
-from isd.diffusion import Parametrization, Schedule, training_target
+from isd.diffusion import PARAMETRIZATIONS, Parametrization, Schedule, training_target
 from isd.nn import AdaLNDenoiser, MLPUNet
 
 #: Keys of the batches that latent models are trained on.
@@ -67,9 +67,9 @@ class LatentScaler(nn.Module):
         return (x - self.mean) / self.std
 
     def inverse(self, x: Tensor, *, clip: bool = True) -> Tensor:
-        """Undo the standardisation; ``clip`` keeps the result within the range seen in training."""
+        """Undo the standardisation; ``clip`` keeps the result within the range seen in training (where enabled)."""
         x = x * self.std + self.mean
-        return torch.maximum(torch.minimum(x, self.high), self.low) if clip else x
+        return torch.maximum(torch.minimum(x, self.high), self.low) if clip and self.enabled else x
 
 
 def draw_latents(tensors: dict[str, Tensor], *, with_library: bool) -> Tensor:
@@ -124,6 +124,14 @@ class LatentDiffusionModule(BaseModuleClass):
         time_sampling: TimeSampling = "logit_normal",
     ) -> None:
         super().__init__()
+        if parametrization not in PARAMETRIZATIONS:
+            raise ValueError(f"parametrization {parametrization!r} is unknown; choose one of {PARAMETRIZATIONS}.")
+        if time_sampling not in ("logit_normal", "uniform"):
+            raise ValueError(f"time_sampling {time_sampling!r} is unknown; choose 'logit_normal' or 'uniform'.")
+        if not 0 <= label_dropout <= 1:
+            raise ValueError(f"label_dropout must lie in [0, 1], got {label_dropout}.")
+        if n_hidden < 2 or n_hidden % 2 or n_blocks < 1:
+            raise ValueError(f"n_hidden must be even and n_blocks at least 1, got {n_hidden} and {n_blocks}.")
         self.n_latent = n_latent
         self.n_categories = tuple(int(n) for n in n_categories)
         self.schedule = schedule
@@ -142,6 +150,11 @@ class LatentDiffusionModule(BaseModuleClass):
             self.network = MLPUNet(self.n_input, self.n_categories, hidden=hidden)
         else:
             raise ValueError(f"network {network!r} is unknown; choose 'adaln' or 'mlp_unet'.")
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the network sees labels at all; the published one does not."""
+        return bool(getattr(self.network, "use_conditions", True))
 
     def sample_times(self, n: int, device: torch.device | str) -> Tensor:
         """Times at which the network is trained, in (0, 1)."""

@@ -27,8 +27,9 @@ def gamma_rates(mean: np.ndarray, theta: np.ndarray, rng: np.random.Generator) -
 def multinomial_rows(rates: np.ndarray, totals: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Counts per row with probabilities proportional to ``rates`` and exactly ``totals`` counts.
 
-    Poisson counts with these rates, given their sum, follow this distribution; drawing them so makes the
-    total of a generated cell the one that was asked for.
+    Poisson counts with these rates, given their sum, follow this distribution; drawing them so makes the total of a
+    generated cell the one that was asked for. (With Gamma rates that is near the negative binomial given its sum, and
+    not the same: the rates are not drawn given the sum.)
 
     Parameters
     ----------

@@ -53,6 +53,9 @@ class VAEModule(BaseModuleClass):
         Point latents on the unit sphere, as in the published autoencoder.
     use_library
         Whether encoder and decoder see the log library size.
+    use_size_factor
+        Whether a size factor stands for the library size. The total of a cell then scatters around it, as that of a
+        training cell does; otherwise the total of a drawn cell is its library size.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class VAEModule(BaseModuleClass):
         deterministic: bool = False,
         l2_normalize: bool = False,
         use_library: bool = True,
+        use_size_factor: bool = False,
     ) -> None:
         super().__init__()
         if likelihood not in LIKELIHOODS:
@@ -84,6 +88,7 @@ class VAEModule(BaseModuleClass):
         self.likelihood = likelihood
         self.deterministic = deterministic
         self.use_library = use_library
+        self.use_size_factor = use_size_factor
         self.n_categories = (n_batch, *n_cats_per_cov)
         self.n_continuous_cov = n_continuous_cov
         n_covariates = int(use_library) + sum(n for n in self.n_categories if n > 1) + n_continuous_cov
@@ -113,6 +118,8 @@ class VAEModule(BaseModuleClass):
         # statistics of the training rows: the library size enters the networks standardised
         self.register_buffer("library_mean", torch.tensor(0.0))
         self.register_buffer("library_std", torch.tensor(1.0))
+        # counts per unit of the size factor: factors of any scale then mean library sizes
+        self.register_buffer("size_factor_scale", torch.tensor(1.0))
 
     # -- inputs ------------------------------------------------------------------------------------------------
 
@@ -157,9 +164,9 @@ class VAEModule(BaseModuleClass):
         return codes if extra is None else torch.cat([codes, extra], dim=1)
 
     def log_library(self, x: Tensor, size_factor: Tensor | None = None) -> Tensor:
-        """Log of the size factor where one is registered, else of the total counts; shape ``(n, 1)``."""
+        """Log of the scaled size factor where one is registered, else of the total counts; shape ``(n, 1)``."""
         if size_factor is not None:
-            return torch.log(size_factor)
+            return torch.log(size_factor * self.size_factor_scale)
         return torch.log(x.sum(dim=1, keepdim=True).clamp_min(1.0))
 
     def _get_inference_input(self, tensors: dict[str, Tensor], **kwargs: Any) -> dict[str, Any]:
@@ -231,9 +238,7 @@ class VAEModule(BaseModuleClass):
 
     def reconstruction_loss(self, px: Distribution, x: Tensor) -> Tensor:
         """Negative log-likelihood per cell (for ``"normal"``: of log-normalised values, unit variance)."""
-        if self.likelihood == "normal":
-            return 0.5 * (px.mean - self.log_normalize(x)).square().sum(dim=-1)
-        return -px.log_prob(x).sum(dim=-1)
+        return -px.log_prob(self.log_normalize(x) if self.likelihood == "normal" else x).sum(dim=-1)
 
     def loss(
         self,
@@ -293,6 +298,8 @@ class VAEModule(BaseModuleClass):
     ) -> np.ndarray:
         """Draw counts for given latents; the total of each cell is its library size, rounded.
 
+        With a size factor in place of the library size, totals scatter around it.
+
         For ``"normal"`` there is no count distribution: the decoded log-normalised values (not below zero)
         are put back on the scale of counts and scaled to the library size; they stay fractional.
 
@@ -317,9 +324,16 @@ class VAEModule(BaseModuleClass):
             values = np.expm1(px.mean.clamp_min(0.0).cpu().numpy())
             return (values * (totals[:, None] / np.maximum(values.sum(1, keepdims=True), 1e-12))).astype(np.float32)
         if self.likelihood == "poisson":
-            return multinomial_rows(px.rate.cpu().numpy(), totals, rng)
-        rates = gamma_rates(px.mu.cpu().numpy(), px.theta.cpu().numpy(), rng)
+            rates = px.rate.cpu().numpy()
+        else:
+            rates = gamma_rates(px.mu.cpu().numpy(), px.theta.cpu().numpy(), rng)
         if self.likelihood == "zinb":
             dropped = torch.sigmoid(px.zi_logits).cpu().numpy()
             rates *= rng.random(rates.shape, dtype=np.float32) >= dropped
-        return multinomial_rows(rates, totals, rng)
+        if not self.use_size_factor:
+            return multinomial_rows(rates, totals, rng)
+        counts = rng.poisson(rates).astype(np.float32)
+        empty = counts.sum(1) == 0
+        # a cell without any count is no cell: it gets one
+        counts[empty] = multinomial_rows(rates[empty], np.ones(int(empty.sum())), rng)
+        return counts

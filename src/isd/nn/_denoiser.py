@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from isd.nn._conditions import Conditions
@@ -143,8 +142,3 @@ class MLPUNet(nn.Module):
         for block in self.up:
             h = block(h, emb) + skips.pop()
         return self.output(h)
-
-
-def null_codes(n_categories: Sequence[int], n: int, device: torch.device | str = "cpu") -> Tensor:
-    """Codes of shape ``(n, len(n_categories))`` that condition on nothing."""
-    return torch.tensor(list(n_categories), dtype=torch.long, device=device).expand(n, -1)

@@ -8,9 +8,14 @@ import numpy as np
 from anndata import AnnData
 
 from isd._constants import OBSM_VAE
+from isd.pp._anndata import to_write_on
 
 if TYPE_CHECKING:
     from isd.model import VAE, Classifier, LatentDiffusion
+
+
+#: Cells that are reordered at once where features come in another order.
+_CHUNK = 4096
 
 
 def encode(
@@ -38,7 +43,8 @@ def encode(
 
     Returns
     -------
-    ``None``, or the copy. Writes ``obsm[key_added]``: posterior means, shape ``(n_obs, n_latent)``, ``float32``.
+    ``None``, or the copy. Writes ``obsm[key_added]``: posterior means, shape ``(n_obs, n_latent)``, ``float32``; where the
+    features are the model's in its order, also the ``_scvi_*`` keys of a setup.
 
     Raises
     ------
@@ -57,10 +63,9 @@ def encode(
     (80, 3)
     """
     vae = vae_of(model)
-    adata = adata.copy() if copy else adata
+    adata = to_write_on(adata, copy=copy)
     names = vae.feature_names
-    same = len(names) == adata.n_vars and bool((names == adata.var_names).all())
-    if same and not adata.is_view:
+    if len(names) == adata.n_vars and bool((names == adata.var_names).all()):
         mean, _ = vae.encode_distribution(adata, batch_size=batch_size)
     else:
         missing = names.difference(adata.var_names)
@@ -68,8 +73,13 @@ def encode(
             raise ValueError(
                 f"adata lacks {len(missing)} of the model's {len(names)} features ({', '.join(map(str, missing[:5]))})."
             )
-        aligned = adata if same else adata[:, names]
-        mean, _ = vae.encode_distribution(aligned.copy(), batch_size=batch_size)
+        columns = adata.var_names.get_indexer(names)
+        parts = []
+        for start in range(0, adata.n_obs, _CHUNK):
+            rows = adata[start : start + _CHUNK]
+            block = rows.to_memory() if rows.isbacked else rows
+            parts.append(vae.encode_distribution(block[:, columns].copy(), batch_size=batch_size, progress=False)[0])
+        mean = np.concatenate(parts)
     adata.obsm[key_added] = np.ascontiguousarray(mean)
     return adata if copy else None
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -14,7 +16,7 @@ from scvi.model._utils import parse_device_args
 from isd._progress import track
 from isd.diffusion import ClassifierFree, ClassifierGuide, Denoiser, get_sampler
 from isd.model._classifier import Classifier, check_belongs
-from isd.model._generated import TILE, Cells, broadcast_library, generated_adata
+from isd.model._generated import LATENT_STREAM, TEMPLATE_STREAM, TILE, Cells, broadcast_library, generated_adata
 from isd.model._latent_diffusion import LatentDiffusion
 from isd.settings import settings
 
@@ -75,7 +77,8 @@ def generate(
     seed
         Seed; ``None`` takes ``isd.settings.seed``. The same seed gives the same cells on the same machine.
     batch_size
-        Cells computed at once.
+        Cells whose latents are computed at once on an accelerator, in tiles of 256. On a CPU it is one tile, and results
+        do not depend on it.
     accelerator
         Where to compute: ``None`` leaves the model where it is.
     progress
@@ -108,6 +111,7 @@ def generate(
         raise TypeError(f"model must be an isd.model.LatentDiffusion, got {type(model).__name__}.")
     if not model.is_trained:
         raise ValueError("the model is not trained yet; call model.train() first.")
+    model._check_consistent()
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
     seed = settings.seed if seed is None else int(seed)
@@ -128,6 +132,8 @@ def generate(
         raise ValueError(f"classifier_scale={classifier_scale} needs a classifier.")
     unlabelled = codes == len(model.labels)
     if classifier is not None:
+        if not classifier.is_trained:
+            raise ValueError("the classifier is not trained yet; call its train() first.")
         check_belongs(classifier, model)
         if unlabelled.any():
             raise ValueError("a classifier guides towards labels; give labels, or no classifier.")
@@ -140,12 +146,15 @@ def generate(
                 int(defaults["start_guide_step"]),
                 round(model.module.schedule.n_timesteps * classifier.module.start_guide_time),
             )
+    codes = _check_conditions(
+        model, codes, labels, guidance_scale, guided=bool(classifier is not None and classifier_scale)
+    )
     if accelerator is not None:
         _, _, device = parse_device_args(accelerator, "auto", return_device="torch", validate_single_device=True)
         for part in (model, model.vae, classifier):
             if part is not None:
                 part.to_device(device)
-    templates = template_rows(model, codes, batch, np.random.default_rng([seed, 1]))
+    templates = template_rows(model, codes, batch, np.random.default_rng([seed, TEMPLATE_STREAM]))
     full_codes = model.template_codes_[templates].copy()
     full_codes[:, 0] = codes
     x = _sample_latents(
@@ -188,7 +197,6 @@ def generate(
         cells,
         label_codes=codes,
         seed=seed,
-        batch_size=batch_size,
         provenance=provenance,
         progress=progress,
     )
@@ -202,8 +210,9 @@ def label_codes(model: LatentDiffusion, n_obs: int | None, labels: Labels) -> np
     ValueError
         For unknown labels and numbers that do not add up.
     """
-    if n_obs is not None and (n_obs < 1 or int(n_obs) != n_obs):
-        raise ValueError(f"n_obs must be a whole number of at least 1, got {n_obs}.")
+    if n_obs is not None and (not _is_whole(n_obs) or n_obs < 1):
+        raise ValueError(f"n_obs must be a whole number of at least 1, got {n_obs!r}.")
+    n_obs = None if n_obs is None else int(n_obs)
     known = {label: i for i, label in enumerate(model.labels)}
 
     def code(label: Any) -> int:
@@ -226,7 +235,7 @@ def label_codes(model: LatentDiffusion, n_obs: int | None, labels: Labels) -> np
         return np.repeat(np.arange(len(known)), _apportion(counts, len(trained) if n_obs is None else n_obs))
     if isinstance(labels, Mapping):
         for label, number in labels.items():
-            if number < 0 or int(number) != number:
+            if not _is_whole(number) or number < 0:
                 raise ValueError(
                     f"labels asks for {number} cells of {label!r}; give whole numbers that are not negative."
                 )
@@ -246,6 +255,46 @@ def label_codes(model: LatentDiffusion, n_obs: int | None, labels: Labels) -> np
     if pd.isna(pd.Series(values, dtype=object)).any():
         raise ValueError("labels has missing values; give labels=None to generate without labels.")
     return np.array([code(v) for v in values])
+
+
+def _is_whole(value: Any) -> bool:
+    return (
+        isinstance(value, (Integral, float, np.floating)) and not isinstance(value, bool) and float(value).is_integer()
+    )
+
+
+def _check_conditions(
+    model: LatentDiffusion, codes: np.ndarray, labels: Labels, guidance_scale: float, *, guided: bool
+) -> np.ndarray:
+    """Refuse labels and guidance that the denoiser knows nothing of; labels that nobody asked for are left out.
+
+    Returns
+    -------
+    Label codes of the cells.
+    """
+    null = len(model.labels)
+    if not model.module.conditional:
+        if guidance_scale != 1.0:
+            raise ValueError("guidance_scale needs a denoiser that sees labels; that of preset='published' does not.")
+        if guided or (codes == null).all() or null == 1:
+            return codes
+        if isinstance(labels, str) and labels == "match":
+            warnings.warn(
+                "this model's denoiser does not see labels (preset='published'): cells are generated without. "
+                "Give classifier= to guide them, or labels=None.",
+                UserWarning,
+                stacklevel=3,
+            )
+            return np.full_like(codes, null)
+        raise ValueError(
+            "this model's denoiser does not see labels (preset='published'); give classifier= to guide them, or labels=None."
+        )
+    if model.module.label_dropout == 0 and (guidance_scale != 1.0 or (codes == null).any()):
+        raise ValueError(
+            "the model was trained with label_dropout=0 and knows no cells without label: "
+            "guidance_scale must be 1 and labels be given."
+        )
+    return codes
 
 
 def _apportion(counts: np.ndarray, n: int) -> np.ndarray:
@@ -273,19 +322,18 @@ def template_rows(model: LatentDiffusion, codes: np.ndarray, batch: Any, rng: np
     """
     trained = model.template_codes_
     allowed = np.ones(len(trained), dtype=bool)
-    batch_code = None
     if batch is not None:
-        batch_code = model.vae._batch_code(batch)
-        allowed = trained[:, 1] == batch_code
+        allowed = trained[:, 1] == model.vae._batch_code(batch)
     out = np.zeros(len(codes), dtype=int)
+    if not allowed.any():
+        raise ValueError(f"batch {batch!r} has no training cells; the model cannot have learnt it.")
     for code in np.unique(codes):
         rows = np.flatnonzero(codes == code)
         same = np.ones(len(trained), dtype=bool) if code == len(model.labels) else trained[:, 0] == code
+        if not same.any():
+            raise ValueError(f"label {model.labels[code]!r} has no training cells; the model cannot have learnt it.")
         pool = np.flatnonzero(same & allowed)
         if not pool.size:
-            if batch_code is None:
-                label = model.labels[code]
-                raise ValueError(f"label {label!r} has no training cells; the model cannot have learnt it.")
             # a combination that was never seen: the rest of the row is taken from the batch
             pool = np.flatnonzero(allowed)
         out[rows] = rng.choice(pool, size=len(rows))
@@ -310,7 +358,8 @@ def _sample_latents(
     device = module.device
     n, null = len(codes), len(model.labels)
     out = np.empty((n, module.n_input), dtype=np.float32)
-    tiles_at_once = max(1, -(-batch_size // TILE))
+    # products of other shapes differ in their last bits: on a CPU, every tile is computed alone, whatever batch_size is
+    tiles_at_once = 1 if device.type == "cpu" else max(1, -(-batch_size // TILE))
     starts = range(0, n, TILE * tiles_at_once)
     calls = 0
     for start in track(starts, "Sampling latents", progress=progress):
@@ -335,7 +384,7 @@ def _sample_latents(
                 )
             )
         # one stream a tile: which cells are computed together does not change their noise
-        streams = [np.random.default_rng([seed, 0, (start + k) // TILE]) for k in range(0, size, TILE)]
+        streams = [np.random.default_rng([seed, LATENT_STREAM, (start + k) // TILE]) for k in range(0, size, TILE)]
 
         def noise(
             step: int, shape: torch.Size, streams: list[np.random.Generator] = streams, size: int = size
