@@ -11,6 +11,7 @@ components of the training cells, label by label with equal numbers, then averag
 from __future__ import annotations
 
 import argparse
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -30,27 +31,30 @@ def load(data: str, labels_key: str, seed: int):
     return adata, labels_key
 
 
-def measure(adata, fakes, labels_key, k=5):
-    """Agreement and mean per-label coverage of several sets of generated cells, and of real cells."""
+def measure(adata, make, labels_key, draws, k=5):
+    """Agreement and mean per-label coverage of generated cells, averaged over draws, and agreement of real cells."""
     train = adata[adata.obs["isd_split"] == "train"]
     test = adata[adata.obs["isd_split"] == "test"]
     yardstick = Yardstick.fit(train.X, train.var_names)
     train_x, train_y = yardstick.features(train.X), train.obs[labels_key].astype(str).to_numpy()
     test_z, test_y = yardstick.pcs(test.X), test.obs[labels_key].astype(str).to_numpy()
-    rows = {}
-    for name, fake in {"real, held out": test, **fakes}.items():
-        y = fake.obs[labels_key].astype(str).to_numpy()
-        agreement = label_agreement(train_x, train_y, yardstick.features(fake.X), y).overall
-        z = yardstick.pcs(fake.X)
-        covered = []
-        if fake is not test:
+    agreed = label_agreement(train_x, train_y, yardstick.features(test.X), test_y).overall
+    rows = [{"cells": "real, held out", "agreement": agreed}]
+    for name, generate in make.items():
+        for draw in range(draws):
+            fake = generate(seed=draw)
+            y = fake.obs[labels_key].astype(str).to_numpy()
+            z = yardstick.pcs(fake.X)
+            covered = []
             for label in np.unique(test_y):
-                real, made = test_z[test_y == label], z[y == label][: (test_y == label).sum()]
+                real, made = test_z[test_y == label], z[y == label]
                 if len(real) > 2 * k:
                     covered.append(coverage(real, made, k=k))
-        rows[name] = {"agreement": agreement, "coverage": np.mean(covered) if covered else np.nan}
-        rows[name]["lowest label"] = min(covered) if covered else np.nan
-    return rows
+            agreed = label_agreement(train_x, train_y, yardstick.features(fake.X), y).overall
+            rows.append(
+                {"cells": name, "agreement": agreed, "coverage": np.mean(covered), "least covered": min(covered)}
+            )
+    return pd.DataFrame(rows)
 
 
 def main() -> None:
@@ -60,6 +64,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--scales", type=float, nargs="+", default=[1.0, 1.25, 1.5, 2.0, 3.0])
     parser.add_argument("--classifier-scales", type=float, nargs="+", default=[0.5, 1.0, 2.0])
+    parser.add_argument("--draws", type=int, default=5, help="generated sets for each model and scale")
     args = parser.parse_args()
     isd.settings.progress = False
     frames = []
@@ -73,22 +78,18 @@ def main() -> None:
         classifier.train(seed=seed)
         asked = adata.obs.loc[adata.obs["isd_split"] == "test", key].value_counts()
         asked = {label: int(n) for label, n in asked.items() if n}
-        fakes = {
-            f"guidance_scale={s:g}": isd.tl.generate(model, labels=asked, guidance_scale=s, seed=seed)
-            for s in args.scales
-        }
-        fakes |= {
-            f"classifier_scale={s:g}": isd.tl.generate(
-                model, labels=asked, classifier=classifier, classifier_scale=s, seed=seed
-            )
-            for s in args.classifier_scales
-        }
-        frame = pd.DataFrame(measure(adata, fakes, key)).T.rename_axis("cells").reset_index()
-        frames.append(frame.assign(seed=seed))
-        print(frame.round(3).to_string(), flush=True)
-    every = pd.concat(frames)
-    print(f"\nmean over {len(args.seeds)} seeds")
-    print(every.drop(columns="seed").groupby("cells", sort=False).mean().round(3).to_markdown())
+        generate = partial(isd.tl.generate, model, labels=asked)
+        make = {f"guidance_scale={s:g}": partial(generate, guidance_scale=s) for s in args.scales}
+        for s in args.classifier_scales:
+            make[f"classifier_scale={s:g}"] = partial(generate, classifier=classifier, classifier_scale=s)
+        frames.append(measure(adata, make, key, args.draws).assign(seed=seed))
+        print(f"seed {seed} done", flush=True)
+    # the interval is over trainings: draws of one model are averaged first
+    by_seed = pd.concat(frames).groupby(["cells", "seed"], sort=False).mean().reset_index()
+    groups = by_seed.drop(columns="seed").groupby("cells", sort=False)
+    table = groups.mean().round(3).astype(str) + " +- " + groups.sem().round(3).astype(str)
+    print(f"\n{args.data}: mean +- standard error over {len(args.seeds)} seeds, {args.draws} draws each")
+    print(table.to_string())
 
 
 if __name__ == "__main__":

@@ -116,13 +116,7 @@ def print_table(path: str) -> None:
         best = wide[["published", "published, guided"]].min(axis=1)
         wide["ratio"] = (wide["default"] - 0.5).clip(lower=0) / (best - 0.5)
         print(f"\nrandom-forest AUC on {space}; ratio = (default - 0.5) / (better published - 0.5)")
-        print(wide.round(3).to_markdown() if args_markdown() else wide.round(3).to_string())
-
-
-def args_markdown() -> bool:
-    from importlib.util import find_spec
-
-    return find_spec("tabulate") is not None
+        print(wide.round(3).to_string())
 
 
 def main() -> None:

@@ -32,7 +32,7 @@ def track(
         return
     if "ipykernel" in sys.modules:
         # rich's live display asks for ipywidgets in notebooks, at every update; plain text needs nothing
-        from tqdm.std import tqdm
+        from tqdm.std import tqdm  # type: ignore[import-untyped]
 
         yield from tqdm(iterable, desc=description, total=total)
         return
