@@ -279,3 +279,31 @@ def test_evaluate_wrong_usage(runner: CliRunner, real_and_fake, tmp_path: Path) 
         [*real_and_fake, "--out", str(tmp_path)],
     ):
         assert runner.invoke(app, ["evaluate", *arguments]).exit_code == 2
+
+
+def test_summary_is_whole_within_80_columns(monkeypatch, capsys):
+    from rich.console import Console
+
+    from isd import cli
+
+    monkeypatch.setattr(cli, "_messages", Console(width=80, soft_wrap=True, highlight=False))
+    names = ["random_forest_auc", "within_gene_correlation", "kl_gaussian_diagonal", "coverage"]
+    spaces, verdicts = ["features", "usage", "pcs", "pcs"], ["indistinguishable", "close", "far", "close"]
+    table = pd.DataFrame({"metric": names, "space": spaces, "verdict": verdicts, "group": "all", "note": ""})
+    table["value"], table["floor"] = -0.00123456, -1.23456e-05
+    table.loc[0, "note"] = "a long note"
+    cli._summary(table, everything=False)
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
+    for word in (
+        "random_forest_auc",
+        "within_gene_correlation",
+        "kl_gaussian_diagonal",
+        "indistinguishable",
+        "a long note",
+    ):
+        assert word in text
+    assert "coverage" not in text  # neither a headline nor far
+    assert "1 indistinguishable, 2 close, 1 far" in text
+    cli._summary(table, everything=True)
+    assert "coverage" in capsys.readouterr().out

@@ -12,7 +12,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -193,7 +195,7 @@ def demo(
             isd.pl.roc(fake, show=False, save=out / "roc.png")
         with step(f"writing {out}"):
             fake.write_h5ad(out / "generated.h5ad")
-        _summary(table)
+        _summary(table, everything=False)
         typer.echo(_last_line(fake, table, out, step.elapsed))
 
 
@@ -257,7 +259,7 @@ def evaluate(
                     adata, generated, report, labels_key=labels_key, layer=layer, table=table,
                     reference=reference.value, max_cells=max_cells, n_jobs=n_jobs, seed=seed,
                 )  # fmt: skip
-        _summary(table)
+        _summary(table, everything=report is None and out is None)
         made = " and ".join(str(path) for path in (report, out) if path is not None)
         typer.echo(
             f"Judged {generated.n_obs:,} generated cells against {adata.n_obs:,} real ones in {step.elapsed / 60:.1f} min"
@@ -296,16 +298,42 @@ def _number(value: float) -> str:
     return "-" if value != value else f"{value:.3g}"
 
 
-def _summary(table: pd.DataFrame) -> None:
-    """Print the metrics over all cells, and how many rows of single labels were too small."""
-    view = Table(title="generated against held-out cells (floor: held-out against held-out)", title_justify="left")
-    for name in ("metric", "space", "value", "floor", "verdict", "note"):
-        view.add_column(name, justify="right" if name in ("value", "floor") else "left")
-    for row in table[table["group"] == "all"].to_dict("records"):
-        note = row["note"] if isinstance(row["note"], str) else ""
+#: What is printed; the csv and the report have all rows.
+_HEADLINES = (
+    ("random_forest_auc", "features"), ("random_forest_auc", "pcs"), ("mmd", "pcs"), ("precision", "pcs"),
+    ("recall", "pcs"), ("library_size", "counts"), ("zero_fraction_error", "features"),
+    ("correlation_error", "features"), ("nearest_distance_ratio", "pcs"), ("label_agreement", "features"),
+    ("usage_js_distance", "usage"), ("within_gene_correlation", "usage"),
+)  # fmt: skip
+
+
+def _summary(table: pd.DataFrame, *, everything: bool) -> None:
+    """Print metrics over all cells: all of them, or the headlines and what is far from its floor."""
+    rows = table[table["group"] == "all"]
+    shown = rows
+    if not everything:
+        headline = [key in _HEADLINES for key in zip(rows["metric"], rows["space"], strict=True)]
+        shown = rows[np.asarray(headline, dtype=bool) | (rows["verdict"] == "far")]
+    view = Table(
+        title="generated against held-out cells (floor: held-out against held-out)", title_justify="left",
+        box=SIMPLE_HEAD, pad_edge=False,
+    )  # fmt: skip
+    for name in ("metric", "space", "value", "floor", "verdict"):
+        view.add_column(name, justify="right" if name in ("value", "floor") else "left", no_wrap=name == "metric")
+    notes = []
+    for row in shown.to_dict("records"):
         numbers = _number(row["value"]), _number(row["floor"])
-        view.add_row(str(row["metric"]), str(row["space"]), *numbers, str(row.get("verdict", "")), escape(note))
+        view.add_row(str(row["metric"]), str(row["space"]), *numbers, str(row.get("verdict", "")))
+        if isinstance(row["note"], str) and row["note"]:
+            notes.append(f"{row['metric']}, {row['space']}: {row['note']}")
     _messages.print(view)
+    counts = rows["verdict"].value_counts()
+    parts = [f"{counts.get(verdict, 0)} {verdict}" for verdict in ("indistinguishable", "close", "far")]
+    _messages.print(
+        f"{len(rows)} rows over all cells: {', '.join(parts)}, {(rows['verdict'] == '').sum()} without a value"
+    )
+    for note in notes:
+        _messages.print(escape(note))
     labels = table[table["group"] != "all"]
     small = labels[labels["note"].fillna("").str.contains("n too small")]["group"].nunique()
     if small:

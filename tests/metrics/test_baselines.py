@@ -133,6 +133,9 @@ def test_baselines_of_a_model_see_training_cells_only(world):
     model.vae = vae
     again = baselines(world, model=model, labels_key="label", n_obs=400, which="latent_gaussian")
     assert (again["latent_gaussian"].X != made["latent_gaussian"].X).nnz == 0
+    model.labels_key = "label"
+    again = baselines(world, model=model, n_obs=400, which="latent_gaussian")["latent_gaussian"]
+    pd.testing.assert_series_equal(again.obs["label"], made["latent_gaussian"].obs["label"])
 
 
 def test_copies_are_copies_and_the_seed_decides(world):

@@ -113,3 +113,17 @@ def test_what_was_not_evaluated_is_refused(table):
         metrics(table[table["group"] == "tiny"].assign(value=np.nan), groups=True)
     with pytest.raises(ValueError, match="one panel"):
         metrics(table, groups=True, ax=Figure().subplots())
+
+
+def test_baselines_are_drawn_beside_and_named(table, assert_readable):
+    table["baseline_independent_nb"] = table["value"] + 0.2
+    table["baseline_my own"] = np.nan
+    figure = metrics(table, show=False, return_fig=True)
+    hollow = [line for line in figure.axes[0].lines if line.get_markerfacecolor() == "white"]
+    rows = table[(table["group"] == "all") & table["value"].notna()]
+    expected = [_distance(row, row.baseline_independent_nb)[0] for row in rows.itertuples()]
+    np.testing.assert_allclose([line.get_xdata()[0] for line in hollow], np.clip(expected, -1000, 1000))
+    texts = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+    assert "independent nb" in texts
+    assert "my own" not in texts  # has no number
+    assert_readable(figure)

@@ -59,7 +59,8 @@ def baselines(
         A trained VAE, or a model that holds one as ``model.vae``: any object with ``sample_prior``,
         ``encode_distribution`` and ``decode``. Without it the two baselines that need one are left out.
     labels_key
-        Column of ``obs`` with labels; by default ``"leiden"`` if there, else all cells count as one label.
+        Column of ``obs`` with labels; by default the model's, or ``"leiden"`` if there; else all cells count as one
+        label.
     layer
         Layer of the counts; by default ``"counts"`` where there is one, else ``X``.
     n_obs
@@ -119,8 +120,9 @@ def baselines_of_rows(
 ) -> dict[str, AnnData]:
     """:func:`baselines` of given training rows (``None``: as the split says)."""
     names = _resolve_names(which, model, GENE_ID in real.var)
-    if labels_key is None and "leiden" in real.obs:
-        labels_key = "leiden"
+    if labels_key is None:
+        of_model = getattr(model, "labels_key", None)  # without it, baselines of another column than the model's
+        labels_key = of_model if of_model in real.obs else "leiden" if "leiden" in real.obs else None
     if labels_key is not None and labels_key not in real.obs:
         raise KeyError(f"labels_key {labels_key!r} is not in real.obs, which has {list(map(str, real.obs.columns))}.")
     classify_counts(get_counts(real, layer), f"real: {where(resolve_layer(real, layer))}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,11 @@ VERDICTS = {
     "far": ("#d55e00", "s"),
 }
 _BAND = "#dddddd"
+#: Shapes of the baselines, hollow and grey: beside the model, not in its way.
+_BASELINE_MARKERS = ("^", "v", "<", ">", "p", "h")
+_HOLLOW: dict[str, Any] = {
+    "color": "#8a8a8a", "markerfacecolor": "white", "markeredgewidth": 0.9, "markersize": 4, "linestyle": "none", "zorder": 2.5,
+}  # fmt: skip
 #: Distances beyond this many floor widths all look alike: far.
 _FARTHEST = 1000.0
 
@@ -45,7 +51,8 @@ def metrics(
 
     For all cells together, one row a metric on one common axis: the distance from the floor (real against real) in
     units of the floor's interval, so that ``-1`` to ``1``, shaded, is where real cells themselves would be, and what
-    lies further right is worse. Value and floor are printed beside. For labels, one panel a metric in its own units,
+    lies further right is worse. Value and floor are printed beside; the baselines of ``evaluate(..., baselines=True)``
+    are drawn hollow. For labels, one panel a metric in its own units,
     one row a label, with the floor's interval shaded behind each value.
 
     Parameters
@@ -132,7 +139,8 @@ def as_table(table: pd.DataFrame) -> pd.DataFrame:
     # a table out of a csv or an h5ad file may hold other types than the one that was made
     for name in ("metric", "group", "space", "verdict", "note"):
         table[name] = table[name].astype(object).where(table[name].notna(), "").astype(str) if name in table else ""
-    for name in ("value", "lower", "upper", "floor", "floor_lower", "floor_upper"):
+    baselines = [name for name in table if str(name).startswith("baseline_")]
+    for name in ("value", "lower", "upper", "floor", "floor_lower", "floor_upper", *baselines):
         table[name] = pd.to_numeric(table[name], errors="coerce").astype(float) if name in table else np.nan
     return table
 
@@ -155,8 +163,11 @@ def pretty(metric: str, space: str = "") -> str:
     return f"{name}, {space.replace('pcs', 'PCs')}" if space else name
 
 
-def _distance(row: Any) -> tuple[float, float, float]:
-    """Distance of value, lower and upper bound from the floor, in widths of the floor's interval; larger is worse."""
+def _distance(row: Any, value: float | None = None) -> tuple[float, float, float]:
+    """Distance of value, lower and upper bound from the floor, in widths of the floor's interval; larger is worse.
+
+    With ``value``, such as a baseline's, of that number alone.
+    """
     from isd.metrics import METRICS
 
     metric = METRICS.get(row.metric)
@@ -165,11 +176,13 @@ def _distance(row: Any) -> tuple[float, float, float]:
     # a floor that is nearly exact (a share of 1, say) would make any value far
     smallest = max(1e-6 * max(1.0, abs(row.floor)), getattr(metric, "tolerance", 0.0) / 2)
 
-    def scaled(value: float) -> float:
-        side = 1 if value >= row.floor else -1
-        return float((value - row.floor) / max(widths[side], smallest)) if np.isfinite(widths[side]) else np.nan
+    def scaled(number: float) -> float:
+        side = 1 if number >= row.floor else -1
+        return float((number - row.floor) / max(widths[side], smallest)) if np.isfinite(widths[side]) else np.nan
 
-    point, low, high = scaled(row.value), scaled(row.lower), scaled(row.upper)
+    point, low, high = (
+        (scaled(row.value), scaled(row.lower), scaled(row.upper)) if value is None else [scaled(value)] * 3
+    )
     if better == "higher":
         return -point, -high, -low
     if better == "lower":
@@ -189,7 +202,8 @@ def _overview(rows: pd.DataFrame, ax: Axes | None, show: bool) -> tuple[Any, Any
     ax = figure.add_subplot() if ax is None else ax
     ax.axvspan(-1, 1, color=_BAND, linewidth=0, zorder=0)
     ax.axvline(0, color=REAL_COLOR, linewidth=0.9, zorder=1)
-    furthest = 3.0
+    furthest, leftmost = 3.0, -3.0
+    baselines = dict(zip(_baseline_columns(rows), itertools.cycle(_BASELINE_MARKERS), strict=False))
     for y, row in enumerate(rows.itertuples()):
         if not np.isfinite(row.value):
             reason = "n too small" if "n too small" in row.note else "no value"
@@ -207,10 +221,16 @@ def _overview(rows: pd.DataFrame, ax: Axes | None, show: bool) -> tuple[Any, Any
             furthest = max(furthest, abs(low), abs(high))
         ax.plot([point], [y], color=color, marker=marker, markersize=4.5, linestyle="none", zorder=3)
         furthest = max(furthest, abs(point))
+        for name, shape in baselines.items():
+            place = np.clip(_distance(row, float(rows.at[row.Index, name]))[0], -_FARTHEST, _FARTHEST)
+            if np.isfinite(place):
+                ax.plot([place], [y], marker=shape, **_HOLLOW)
+                furthest = max(furthest, abs(place))
+                leftmost = min(leftmost, place)
     _beside(ax, -0.95, 6, "value", weight="bold")
     _beside(ax, -0.95, 46, "floor", weight="bold", color="#666666")
     ax.set_xscale("symlog", linthresh=1.0, linscale=0.6)
-    left = -3.0 if rows.empty else -max(3.0, _leftmost(rows) * 1.3)
+    left = leftmost if rows.empty else min(leftmost * 1.3, -_leftmost(rows) * 1.3)
     ax.set_xlim(left, furthest * 1.5)
     ticks = [tick for tick in (-100, -10, -1, 0, 1, 10, 100, 1000) if left <= tick <= furthest * 1.5]
     ax.set_xticks(ticks, [f"{tick:d}" for tick in ticks])
@@ -224,7 +244,21 @@ def _overview(rows: pd.DataFrame, ax: Axes | None, show: bool) -> tuple[Any, Any
     handles = _verdict_handles(rows)
     if handles:
         figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False, fontsize=7.5)
+    if baselines:
+        from matplotlib.lines import Line2D
+
+        named = [Line2D([], [], marker=m, label=_baseline_name(name), **_HOLLOW) for name, m in baselines.items()]
+        figure.legend(handles=named, loc="outside lower center", ncols=3, frameon=False, fontsize=7.5)
     return figure, ax
+
+
+def _baseline_columns(rows: pd.DataFrame) -> list[str]:
+    """Columns of :func:`isd.metrics.evaluate`'s baselines that have a number to show."""
+    return [name for name in rows if str(name).startswith("baseline_") and np.isfinite(rows[name]).any()]
+
+
+def _baseline_name(column: str) -> str:
+    return column.removeprefix("baseline_").replace("_", " ")
 
 
 def _beside(ax: Axes, y: float, offset: float, text: str, **style: Any) -> None:
