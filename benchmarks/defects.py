@@ -88,7 +88,7 @@ def spoilt(real: ad.AnnData, fake: ad.AnnData, seed: int) -> Iterator[tuple[str,
     yield "copies", baselines["training_copies"]
 
 
-def judge(real: ad.AnnData, fake: ad.AnnData, seed: int, metrics: list[str] | None = None) -> pd.DataFrame:
+def judge(real: ad.AnnData, fake: ad.AnnData, seed: int, metrics: list[str] | str | None = None) -> pd.DataFrame:
     return isd.metrics.evaluate(
         real, fake, labels_key=LABELS, groups=False, metrics=metrics, seed=seed, key_added=None, progress=False
     )
@@ -115,7 +115,7 @@ def calibration(args: argparse.Namespace) -> pd.DataFrame:
     rows = []
     for seed in range(1000, 1000 + args.calibration):
         real, fake = world(seed, args.n_calibration, args.n_vars, args.n_labels)
-        rows.append(judge(real, fake, seed))
+        rows.append(judge(real, fake, seed, metrics="all"))
         if seed % 10 == 9:
             print(f"calibration: {seed - 999} of {args.calibration}", flush=True)
     table = pd.concat(rows)

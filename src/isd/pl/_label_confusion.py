@@ -109,14 +109,20 @@ def label_confusion(
             ("generated", "generated", pair.generated),
         )
     }
-    side = float(np.clip(0.3 * len(pair.groups), 2.0, 9.0))
+    n_labels = len(pair.groups)
+    side = max(2.0, 0.3 * n_labels) if n_labels <= _MAX_PRINTED else float(np.clip(0.13 * n_labels, 4.0, 9.0))
     if ax is not None:
         _matrix(ax, shares["generated"], pair.groups, columns, titles["generated"], ylabel="label asked for")
         return finish(ax.figure, ax, name="label_confusion", show=visible, save=save, return_fig=return_fig)
     label_width = 0.065 * max(len(short(name)) for name in pair.groups)
-    figure = new_figure((2 * side + 1.0 + label_width, side + 1.0 + label_width), visible)
-    axes = list(figure.subplots(1, 2, sharey=True))
-    for panel, source, ylabel in zip(axes, shares, ("label of the cell, or asked for", ""), strict=True):
+    # many labels: one above the other, so that their names can be read at the width of a page
+    stacked = side > 4.5
+    n_rows, n_columns = (2, 1) if stacked else (1, 2)
+    size = n_columns * side + 1.0 + label_width, n_rows * (side + 0.5) + 0.5 + label_width
+    figure = new_figure(size, visible)
+    axes = list(figure.subplots(n_rows, n_columns, sharex=stacked, sharey=not stacked))
+    ylabels = ("label of the cell", "label asked for") if stacked else ("label of the cell, or asked for", "")
+    for panel, source, ylabel in zip(axes, shares, ylabels, strict=True):
         image = _matrix(panel, shares[source], pair.groups, columns, titles[source], ylabel=ylabel)
     if len(pair.groups) > _MAX_PRINTED:
         bar = figure.colorbar(image, ax=axes, shrink=0.5, aspect=30, pad=0.015, format=lambda v, _: f"{v:.0%}")
