@@ -11,7 +11,7 @@ from isd.diffusion._ddpm import DDPM
 from isd.diffusion._denoiser import Denoiser, DenoiserFn
 from isd.diffusion._discrete import CosineSchedule, DiscreteSchedule, LinearSchedule
 from isd.diffusion._dpm_solver import DPMSolverPP
-from isd.diffusion._guidance import ClassifierFree, ClassifierGuide, Guide
+from isd.diffusion._guidance import ClassifierFree, ClassifierGuide, ConditionMix, Guide
 from isd.diffusion._ode import Euler, Heun
 from isd.diffusion._parametrization import (
     PARAMETRIZATIONS,
@@ -38,6 +38,7 @@ __all__ = [
     "ClassifierFree",
     "ClassifierGuide",
     "Coefficients",
+    "ConditionMix",
     "CosineSchedule",
     "DPMSolverPP",
     "Denoiser",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -24,7 +24,7 @@ class ClassifierFree:
     uncond
         Denoiser ``fn(x, t)`` of the same parametrisation that does not.
     scale
-        Guidance scale, not negative.
+        Guidance scale, not negative: one number, or a tensor of shape (n,) with one a row.
 
     Attributes
     ----------
@@ -44,14 +44,14 @@ class ClassifierFree:
     tensor([[1.5000, 1.5000]])
     """
 
-    def __init__(self, cond: DenoiserFn, uncond: DenoiserFn, scale: float) -> None:
+    def __init__(self, cond: DenoiserFn, uncond: DenoiserFn, scale: float | Tensor) -> None:
         self.cond, self.uncond = cond, uncond
-        self.scale = _check_scale(scale)
+        self.scale = _check_scales(scale) if isinstance(scale, Tensor) else _check_scale(scale)
         self._both: DenoiserFn | None = None
 
     @classmethod
     def batched(
-        cls, fn: Callable[[Tensor, Tensor, Any], Tensor], cond: Any, uncond: Any, scale: float
+        cls, fn: Callable[[Tensor, Tensor, Any], Tensor], cond: Any, uncond: Any, scale: float | Tensor
     ) -> ClassifierFree:
         """Guide a network ``fn(x, t, condition)`` in one pass over twice the batch.
 
@@ -62,7 +62,7 @@ class ClassifierFree:
         cond, uncond
             Condition of each row, and what stands for "no condition", of the same structure and shapes.
         scale
-            Guidance scale, not negative.
+            Guidance scale, not negative; one number, or one a row.
 
         Returns
         -------
@@ -91,7 +91,7 @@ class ClassifierFree:
 
     @property
     def calls_per_evaluation(self) -> int:
-        return 1 if self.scale in (0.0, 1.0) else 2
+        return 1 if isinstance(self.scale, float) and self.scale in (0.0, 1.0) else 2
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """Guided prediction.
@@ -108,15 +108,104 @@ class ClassifierFree:
         Tensor
             Shape (n, d).
         """
-        if self.scale == 1.0:
-            return self.cond(x, t)
-        if self.scale == 0.0:
-            return self.uncond(x, t)
+        if isinstance(self.scale, float) and self.scale in (0.0, 1.0):
+            return (self.cond if self.scale == 1.0 else self.uncond)(x, t)
         if self._both is not None:
             cond, uncond = self._both(x, t).chunk(2)
         else:
             cond, uncond = self.cond(x, t), self.uncond(x, t)
-        return torch.lerp(uncond, cond, self.scale)
+        if isinstance(self.scale, float):
+            return torch.lerp(uncond, cond, self.scale)
+        return torch.lerp(uncond, cond, self.scale.to(cond)[:, None])
+
+
+class ConditionMix:
+    """Several conditions at once: ``uncond + scale * sum_k weight_k (cond_k - uncond)``, itself a callable denoiser.
+
+    With two conditions of the weights ``1 - w`` and ``w`` it leads from one to the other as ``w`` goes from 0 to 1;
+    with one condition it is :class:`ClassifierFree`. Conditions without weight cost nothing.
+
+    Parameters
+    ----------
+    fn
+        Network ``fn(x, t, condition)``; takes x (n, d), times (n,) and a condition: a tensor with n rows, or a
+        tuple, list or mapping of such.
+    conditions
+        The conditions, of the same structure and shapes.
+    weights
+        One number a condition, not negative.
+    uncond
+        What stands for "no condition".
+    scale
+        Guidance scale, not negative.
+
+    Attributes
+    ----------
+    calls_per_evaluation
+        Passes of the network that one evaluation costs.
+
+    Raises
+    ------
+    ValueError
+        If there are no conditions, weights are of another number, or a number is negative.
+
+    References
+    ----------
+    Luo et al. (2024), scDiffusion, section "gradient interpolation", where the gradients of a classifier are mixed.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from isd.diffusion import ConditionMix
+    >>> network = lambda x, t, label: x + label[:, None]
+    >>> a, b, nothing = (torch.full((1,), v) for v in (1.0, 3.0, 0.0))
+    >>> ConditionMix(network, [a, b], [0.75, 0.25], nothing)(torch.zeros(1, 2), torch.ones(1))
+    tensor([[1.5000, 1.5000]])
+    """
+
+    def __init__(
+        self,
+        fn: Callable[[Tensor, Tensor, Any], Tensor],
+        conditions: Sequence[Any],
+        weights: Sequence[float],
+        uncond: Any,
+        scale: float = 1.0,
+    ) -> None:
+        if not conditions or len(conditions) != len(weights):
+            raise ValueError(f"{len(conditions)} conditions and {len(weights)} weights; one weight a condition.")
+        scale = _check_scale(scale)
+        factors = [scale * _check_scale(weight) for weight in weights]
+        # the null condition takes what the weights leave of 1, rounded so that weights that add up to 1 leave nothing
+        pairs = [*zip(conditions, factors, strict=True), (uncond, round(1.0 - sum(factors), 12))]
+        pairs = [(condition, factor) for condition, factor in pairs if factor != 0]
+        self.fn = fn
+        self.factors = [factor for _, factor in pairs]
+        self.calls_per_evaluation = len(pairs)
+        self._joint = pairs[0][0]
+        for condition, _ in pairs[1:]:
+            self._joint = _concatenate(self._joint, condition)
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        """Mixed prediction.
+
+        Parameters
+        ----------
+        x
+            Noised data, shape (n, d).
+        t
+            Times, shape (n,).
+
+        Returns
+        -------
+        Tensor
+            Shape (n, d).
+        """
+        k = len(self.factors)
+        parts = self.fn(x.repeat(k, 1), t.repeat(k), self._joint).chunk(k)
+        total = self.factors[0] * parts[0]
+        for factor, part in zip(self.factors[1:], parts[1:], strict=True):
+            total = total + factor * part
+        return total
 
 
 @runtime_checkable
@@ -259,6 +348,14 @@ def _check_scale(scale: float) -> float:
     if not 0 <= scale < float("inf"):
         raise ValueError(f"scale is {scale}; a finite number that is not negative is expected.")
     return scale
+
+
+def _check_scales(scale: Tensor) -> float | Tensor:
+    """One scale a row; where all are the same, that number."""
+    if scale.ndim != 1 or not len(scale):
+        raise ValueError(f"scale has shape {tuple(scale.shape)}; one number, or one a row, shape (n,), is expected.")
+    low, high = _check_scale(float(scale.min())), _check_scale(float(scale.max()))
+    return low if low == high else scale
 
 
 def _concatenate(first: Any, second: Any) -> Any:

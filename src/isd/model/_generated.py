@@ -18,8 +18,9 @@ from isd.model._files import isd_version
 
 #: Cells that are decoded together, with one random stream: results for a seed do not depend on how cells are batched.
 TILE = 256
-#: Keys of the random streams of a seed: latents, what stands in for what was not asked for, counts.
-LATENT_STREAM, TEMPLATE_STREAM, COUNTS_STREAM = 0, 1, 2
+#: Keys of the random streams of a seed: latents, what stands in for what was not asked for, counts, cells that are
+#: drawn anew (their number of tries follows), real cells that generation starts from.
+LATENT_STREAM, TEMPLATE_STREAM, COUNTS_STREAM, RETRY_STREAM, START_STREAM = 0, 1, 2, 3, 4
 #: Bytes above which dense results are refused.
 DENSE_LIMIT = 2 * 1024**3
 
@@ -44,6 +45,22 @@ class Cells:
     log_library: np.ndarray
     codes: np.ndarray
     continuous: np.ndarray | None = None
+
+    def take(self, rows: np.ndarray) -> Cells:
+        """Some of the cells."""
+        continuous = None if self.continuous is None else self.continuous[rows]
+        return Cells(self.latents[rows], self.log_library[rows], self.codes[rows], continuous)
+
+    @classmethod
+    def concat(cls, parts: Sequence[Cells]) -> Cells:
+        """Cells of several parts, one below the other."""
+        continuous = [p.continuous for p in parts if p.continuous is not None]
+        return cls(
+            np.concatenate([p.latents for p in parts]),
+            np.concatenate([p.log_library for p in parts]),
+            np.concatenate([p.codes for p in parts]),
+            np.concatenate(continuous) if continuous else None,
+        )
 
     def tensors(
         self, rows: slice, device: torch.device | str
@@ -115,6 +132,7 @@ def generated_adata(
     label_codes: np.ndarray | None,
     seed: int,
     provenance: dict[str, Any],
+    counts: sparse.csr_matrix | None = None,
     progress: bool | None = None,
 ) -> AnnData:
     """Decode cells into an AnnData that looks like the one that the model was trained on.
@@ -133,6 +151,8 @@ def generated_adata(
         Seed of the counts.
     provenance
         Entries of ``uns["isd"]``.
+    counts
+        Counts of the cells, where they are decoded already.
     progress
         Progress bar.
 
@@ -141,7 +161,8 @@ def generated_adata(
     AnnData with counts in the layer (or ``X``) that the model reads, ``obs`` columns for label, batch and covariates,
     ``var`` of the training data, ``obsm["X_isd_vae"]`` and ``uns["isd"]``.
     """
-    counts = decode_counts(vae.module, cells, key=(seed, COUNTS_STREAM), progress=progress)
+    if counts is None:
+        counts = decode_counts(vae.module, cells, key=(seed, COUNTS_STREAM), progress=progress)
     n = counts.shape[0]
     obs = pd.DataFrame(index=pd.Index([f"generated_{i}" for i in range(n)], dtype=object))
     if model.labels_key is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -14,6 +15,14 @@ from isd._hash import fingerprint
 from isd.diffusion import Parametrization, get_schedule
 from isd.model._base import IsdModel
 from isd.model._latent_data import LatentDataModule
+from isd.model._latent_densities import (
+    FEW_CELLS,
+    LatentDensity,
+    fit_gaussians,
+    fit_mixtures,
+    gaussian_density,
+    latent_draws,
+)
 from isd.model._presets import (
     DEFAULT_GENERATE,
     PUBLISHED,
@@ -26,6 +35,7 @@ from isd.model._presets import (
 from isd.model._training import LRSchedule, fit, seeded, settle
 from isd.model._vae import VAE
 from isd.module import LatentDiffusionModule
+from isd.settings import settings
 
 VAE_FOLDER = "vae"
 
@@ -306,6 +316,13 @@ class LatentDiffusion(IsdModel):
             },
             trainer_kwargs=trainer_kwargs,
         )
+        if n_train < FEW_CELLS and not self.is_trained_:
+            warnings.warn(
+                f"{n_train} training cells are few for a diffusion model. A Gaussian per label is the safer choice "
+                'on so few; it is fitted too: isd.tl.generate(model, latents="gaussian").',
+                UserWarning,
+                stacklevel=2,
+            )
         if not self.vae.is_trained:
             self.vae.train(**vae_options)
         tensors = self.latent_tensors(progress=progress)
@@ -320,6 +337,7 @@ class LatentDiffusion(IsdModel):
         continuous = self.vae._continuous(self.adata)
         if continuous is not None:
             self.template_continuous_ = continuous[train_idx]
+        self._fit_gaussians(tensors, train_idx, settings.seed if seed is None else seed)
         with seeded(seed):
             fit(
                 self,
@@ -345,6 +363,59 @@ class LatentDiffusion(IsdModel):
             mean = torch.cat([mean, library], dim=1)
             std = torch.cat([std, torch.zeros_like(library)], dim=1)
         self.module.scaler.fit(mean, std)
+
+    def _fit_gaussians(self, tensors: dict[str, torch.Tensor], rows: np.ndarray, seed: int) -> None:
+        """Keep a Gaussian per label of the training rows' latents and log library size (unlabelled cells are one)."""
+        points, codes = self._density_points(tensors, rows, seed)
+        self.gaussian_mean_, self.gaussian_covariance_ = fit_gaussians(points, codes, len(self.labels) + 1)
+        self._mixtures: LatentDensity | None = None
+
+    @staticmethod
+    def _density_points(
+        tensors: dict[str, torch.Tensor], rows: np.ndarray, seed: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        mean, std, library = (tensors[k].numpy()[rows] for k in ("latent_mean", "latent_std", "log_library"))
+        return latent_draws(mean, std, library, seed), tensors["codes"].numpy()[rows, 0]
+
+    def latent_density(self, kind: Literal["gaussian", "mixture"], *, seed: int | None = None) -> LatentDensity:
+        """Density of the training cells' latents and log library size, per label.
+
+        Parameters
+        ----------
+        kind
+            ``"gaussian"`` is fitted when the model is trained and saved with it; ``"mixture"`` when it is first asked
+            for, from the training cells of the attached data.
+        seed
+            Seed of the mixture's fit; ``None`` takes ``isd.settings.seed``.
+
+        Raises
+        ------
+        ValueError
+            If the model is not trained, was saved before there were Gaussians, or the mixture is asked for where the
+            training cells are not attached.
+        """
+        if not self.is_trained:
+            raise ValueError("the model is not trained yet; call model.train() first.")
+        if getattr(self, "gaussian_mean_", None) is None:
+            raise ValueError(
+                "the model was trained before isd kept a Gaussian per label; call its train() again to have one."
+            )
+        if kind == "gaussian":
+            return gaussian_density(self.gaussian_mean_, self.gaussian_covariance_)
+        cached = getattr(self, "_mixtures", None)
+        if cached is None:
+            rows = None if self._adata is None else self.rows_of(self._adata)
+            if rows is None:
+                raise ValueError(
+                    "a mixture per label is fitted to the training cells, and the model has "
+                    f"{'no data' if self._adata is None else 'other data'} attached: load it with them "
+                    '(LatentDiffusion.load(folder, adata)), or take latents="gaussian", which is saved with the model.'
+                )
+            seed = settings.seed if seed is None else seed
+            points, codes = self._density_points(self.latent_tensors(progress=False), rows[0], seed)
+            cached = fit_mixtures(points, codes, self.gaussian_mean_, self.gaussian_covariance_, seed=seed)
+            self._mixtures = cached
+        return cached
 
     # -- files -------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Tools: generate, encode, embed."""
+"""Tools: generate, interpolate, tune guidance, encode, embed."""
 
 from isd.tl._embed import embed
 from isd.tl._encode import encode

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
-from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pandas as pd
-import torch
 from anndata import AnnData
 from scvi.model._utils import parse_device_args
 
-from isd._progress import track
-from isd.diffusion import ClassifierFree, ClassifierGuide, Denoiser, get_sampler
-from isd.model._classifier import Classifier, check_belongs
-from isd.model._generated import LATENT_STREAM, TEMPLATE_STREAM, TILE, Cells, broadcast_library, generated_adata
+from isd.model._classifier import Classifier
+from isd.model._generated import broadcast_library, generated_adata
 from isd.model._latent_diffusion import LatentDiffusion
 from isd.settings import settings
+from isd.tl._accept import accepted_cells
+from isd.tl._conditions import asked_codes, extrapolated
+from isd.tl._guides import GuideSpec, as_pairs, resolve_guides, resolve_scales
+from isd.tl._labels import Labels, check_conditions, label_codes
+from isd.tl._plan import LATENTS, Draw, Latents, Plan, density_draw
+from isd.tl._sample import make_sampler, sample_diffusion
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
-
-Labels = Literal["match"] | str | int | Mapping[Any, int] | Sequence[Any] | None
 
 
 def generate(
@@ -32,13 +30,17 @@ def generate(
     labels: Labels = "match",
     *,
     batch: Any = None,
-    guidance_scale: float = 1.0,
-    classifier: Classifier | None = None,
-    classifier_scale: float | None = None,
-    start_guide_step: int | None = None,
+    covariates: Mapping[str, Any] | None = None,
+    guidance_scale: float | Mapping[Any, float] | ArrayLike = 1.0,
+    classifier: Classifier | tuple[Classifier, Any] | Sequence[Classifier | tuple[Classifier, Any]] | None = None,
+    classifier_scale: float | Sequence[float] | None = None,
+    start_guide_step: int | Sequence[int] | None = None,
     sampler: str | None = None,
     n_steps: int | None = None,
+    latents: Latents = "diffusion",
     library_size: float | ArrayLike | None = None,
+    accept: Literal["classified"] | None = None,
+    max_tries: int = 20,
     seed: int | None = None,
     batch_size: int = 256,
     accelerator: str | None = None,
@@ -57,23 +59,37 @@ def generate(
         label a cell; or ``None``, which generates without a label.
     batch
         Batch to generate for; ``None`` follows the training cells of the label.
+    covariates
+        Category of categorical covariates, such as ``{"donor": "d1"}``; those not named follow the training cells.
     guidance_scale
         Classifier-free guidance: 1 is plain conditional sampling, above 1 sharper; each cell then costs two network
-        calls a step.
+        calls a step. One number, ``{label: number}`` (1 for labels not named), or one number a cell.
     classifier
-        A :class:`isd.model.Classifier` of this model, whose gradient guides towards the label.
+        A :class:`isd.model.Classifier` of this model, whose gradient guides towards the label. A pair
+        ``(classifier, label)`` guides all cells towards that label, of another column of ``obs`` too. A sequence of
+        both: their gradients are added.
     classifier_scale
-        Weight of that gradient; ``None`` is the preset's (published: 2), or 1 with a classifier under the default.
+        Weight of that gradient, one number or one a classifier; ``None`` is the preset's (published: 2), or 1 with a
+        classifier under the default. 0: it does not guide.
     start_guide_step
-        The classifier guides below this step of the schedule's 1000 (published: 500; default: everywhere that it
-        was trained).
+        The classifier guides below this step of the schedule's 1000, one number or one a classifier (published: 500;
+        default: everywhere that it was trained).
     sampler
         ``"heun"`` (default), ``"euler"``, ``"dpm++"``, ``"ddim"`` or ``"ddpm"`` (published).
     n_steps
         Number of steps; 12 of Heun by default (23 network calls), 25 for others, 1000 for DDPM.
+    latents
+        Where latents come from: ``"diffusion"``; ``"gaussian"``, a Gaussian per label of the training cells' latents and
+        depth; ``"mixture"``, a mixture of up to 5 of them per label, fitted at first use to the attached training
+        cells; ``"prior"``, the VAE's standard normal, which knows no labels. Only the diffusion can be guided.
     library_size
         Total counts of each cell, one number or one a cell; ``None`` generates them with the latent (models that do
         not generate depth draw it from the training cells of the label).
+    accept
+        ``"classified"`` encodes the generated counts again and keeps a cell only if ``classifier`` (at time zero, each of
+        them if there are several) finds the label there; others are drawn anew until all are found. ``None`` keeps all.
+    max_tries
+        Most draws of a cell with ``accept``.
     seed
         Seed; ``None`` takes ``isd.settings.seed``. The same seed gives the same cells on the same machine.
     batch_size
@@ -89,12 +105,22 @@ def generate(
     AnnData of shape ``(n_obs, n_vars)``: csr counts in the layer that the model reads (``X`` then holds log1p of
     1e4-normalised counts) or in ``X``; ``obs`` with label (categories and colours of the training data), batch and
     covariates; ``obsm["X_isd_vae"]``; provenance in ``uns["isd"]``. Cells of an array of labels keep its order.
+    Where they apply: ``obs["isd_guidance_scale"]`` (scales that differ), ``obs["isd_extrapolated"]`` (no training cell
+    has this label, batch and covariates together), and with ``accept`` ``obs["isd_tries"]``,
+    ``uns["isd"]["acceptance_rate"]`` and ``uns["isd"]["acceptance"]`` (per label).
 
     Raises
     ------
     ValueError
-        If the model is not trained, a label or batch is unknown, numbers do not add up, or the classifier belongs to
-        another model.
+        If the model is not trained, a label, batch or covariate is unknown, numbers do not add up, the classifier
+        belongs to another model, or guidance is asked for where ``latents`` are not the diffusion's.
+    RuntimeError
+        If cells are not accepted after ``max_tries`` draws.
+
+    Warns
+    -----
+    UserWarning
+        If no training cell has the label, batch and covariates of a cell together.
 
     Examples
     --------
@@ -107,298 +133,155 @@ def generate(
     >>> fake.obs["leiden"].tolist()
     ['0', '0', '0', '1', '1']
     """
-    if not isinstance(model, LatentDiffusion):
-        raise TypeError(f"model must be an isd.model.LatentDiffusion, got {type(model).__name__}.")
-    if not model.is_trained:
-        raise ValueError("the model is not trained yet; call model.train() first.")
-    model._check_consistent()
+    check_model(model)
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+    if latents not in LATENTS:
+        raise ValueError(f"latents {latents!r} is unknown; choose one of {LATENTS}.")
+    _check_accept(accept, max_tries, classifier)
     seed = settings.seed if seed is None else int(seed)
     codes = label_codes(model, n_obs, labels)
-    n = len(codes)
-    defaults = model.generate_defaults
-    sampler_name = sampler or str(defaults["sampler"])
-    if n_steps is None:
-        n_steps = (
-            defaults["n_steps"]
-            if sampler_name == defaults["sampler"]
-            else {"ddpm": None, "heun": 12}.get(sampler_name, 25)
-        )
-    solver = get_sampler(sampler_name, n_steps)
-    if guidance_scale < 0:
-        raise ValueError(f"guidance_scale must not be negative, got {guidance_scale}.")
-    if classifier is None and classifier_scale:
-        raise ValueError(f"classifier_scale={classifier_scale} needs a classifier.")
-    unlabelled = codes == len(model.labels)
-    if classifier is not None:
-        if not classifier.is_trained:
-            raise ValueError("the classifier is not trained yet; call its train() first.")
-        check_belongs(classifier, model)
-        if unlabelled.any():
-            raise ValueError("a classifier guides towards labels; give labels, or no classifier.")
-        if list(classifier.labels) != list(model.labels):
-            raise ValueError("the classifier knows other labels than the model.")
-        if classifier_scale is None:
-            classifier_scale = defaults["classifier_scale"] or 1.0
-        if start_guide_step is None:
-            start_guide_step = min(
-                int(defaults["start_guide_step"]),
-                round(model.module.schedule.n_timesteps * classifier.module.start_guide_time),
-            )
-    codes = _check_conditions(
-        model, codes, labels, guidance_scale, guided=bool(classifier is not None and classifier_scale)
-    )
-    if accelerator is not None:
-        _, _, device = parse_device_args(accelerator, "auto", return_device="torch", validate_single_device=True)
-        for part in (model, model.vae, classifier):
-            if part is not None:
-                part.to_device(device)
-    templates = template_rows(model, codes, batch, np.random.default_rng([seed, TEMPLATE_STREAM]))
-    full_codes = model.template_codes_[templates].copy()
-    full_codes[:, 0] = codes
-    x = _sample_latents(
-        model,
-        full_codes,
-        solver=solver,
-        guidance_scale=guidance_scale,
-        classifier=classifier,
-        classifier_scale=classifier_scale or 0.0,
-        start_guide_step=start_guide_step,
-        seed=seed,
-        batch_size=batch_size,
-        progress=progress,
-    )
-    if library_size is not None:
-        log_library = np.log(broadcast_library(np.asarray(library_size), n)).astype(np.float32)
-    elif model.module.model_library:
-        log_library = x[:, -1]
+    null = len(model.labels)
+    if latents == "diffusion":
+        solver, n_steps = make_sampler(model, sampler, n_steps)
     else:
-        log_library = model.template_log_library_[templates]
-    continuous = getattr(model, "template_continuous_", None)
-    cells = Cells(
-        latents=np.ascontiguousarray(x[:, : model.vae.module.n_latent]),
-        log_library=log_library,
-        codes=full_codes[:, 1:],
-        continuous=None if continuous is None else continuous[templates],
-    )
-    provenance = {
-        "seed": seed,
-        "sampler": sampler_name,
-        "n_steps": int(n_steps) if n_steps is not None else len(solver.times(model.module.schedule)) - 1,
-        "guidance_scale": float(guidance_scale),
-        "classifier_scale": float(classifier_scale or 0.0),
-        "start_guide_step": start_guide_step,
-        "n_network_calls": solver.n_network_calls,
-    }
-    return generated_adata(
+        unused = {
+            "guidance_scale": guidance_scale,
+            "classifier": None if accept else classifier,
+            "classifier_scale": classifier_scale,
+            "start_guide_step": start_guide_step,
+            "sampler": sampler,
+            "n_steps": n_steps,
+        }
+        codes = _check_density(latents, codes, labels, null, unused)
+        classifier_scale = 0.0
+    scales = resolve_scales(model, codes, guidance_scale)
+    guides = resolve_guides(model, codes, classifier, classifier_scale, start_guide_step)
+    if accept and (codes == null).any():
+        raise ValueError('accept="classified" looks for the label that was asked for; give labels.')
+    if latents == "diffusion":
+        guided = accept is not None or any(guide.scale for guide in guides)
+        codes = check_conditions(model, codes, labels, sharpened=bool(np.any(np.not_equal(scales, 1.0))), guided=guided)
+    asked = asked_codes(model, batch, covariates)
+    log_library = None
+    if library_size is not None:
+        log_library = np.log(broadcast_library(np.asarray(library_size), len(codes))).astype(np.float32)
+    if accelerator is not None:
+        to_device(accelerator, model, [guide.classifier for guide in guides])
+
+    draw: Draw
+    if latents == "diffusion":
+
+        def draw(
+            rows: np.ndarray, codes: np.ndarray, templates: np.ndarray, key: Sequence[int]
+        ) -> tuple[np.ndarray, np.ndarray | None]:
+            x = sample_diffusion(
+                model,
+                codes,
+                guidance_scale=scales[rows] if isinstance(scales, np.ndarray) else scales,
+                guides=[GuideSpec(g.classifier, g.codes[rows], g.scale, g.start_step) for g in guides],
+                solver=solver,
+                key=key,
+                batch_size=batch_size,
+                progress=progress,
+            )
+            return x[:, : model.vae.module.n_latent], x[:, -1] if model.module.model_library else None
+
+    else:
+        draw = density_draw(model, latents, seed=seed, progress=progress)
+    plan = Plan(model, codes, asked, log_library, seed, draw)
+    everything = np.arange(len(codes))
+    counts = tries = acceptance = None
+    if accept:
+        cells, all_codes, counts, tries, acceptance = accepted_cells(
+            plan, guides, max_tries=max_tries, progress=progress
+        )
+    else:
+        cells, all_codes = plan.cells(everything)
+    unseen = extrapolated(model, all_codes)
+    provenance: dict[str, Any] = {"seed": seed, "latents": latents}
+    if latents == "diffusion":
+        provenance |= {
+            "sampler": solver.name,
+            "n_steps": n_steps,
+            "guidance_scale": scales if isinstance(scales, float) else "per cell",
+            "classifier_scale": _one_or_each([guide.scale for guide in guides], 0.0),
+            "start_guide_step": _one_or_each([guide.start_step for guide in guides], start_guide_step),
+            "n_network_calls": solver.n_network_calls,
+        }
+    if acceptance is not None:
+        provenance |= {
+            "acceptance_rate": float(acceptance["accepted"].sum() / acceptance["drawn"].sum()),
+            "acceptance": acceptance,
+        }
+    fake = generated_adata(
         model,
         model.vae,
         cells,
         label_codes=codes,
         seed=seed,
         provenance=provenance,
+        counts=counts,
         progress=progress,
     )
+    if isinstance(scales, np.ndarray):
+        fake.obs["isd_guidance_scale"] = scales
+    if tries is not None:
+        fake.obs["isd_tries"] = tries
+    if unseen.any():
+        fake.obs["isd_extrapolated"] = unseen
+    return fake
 
 
-def label_codes(model: LatentDiffusion, n_obs: int | None, labels: Labels) -> np.ndarray:
-    """Label code of each cell to generate; ``len(model.labels)`` where none is asked for.
+def check_model(model: Any) -> None:
+    """Raise for anything but a trained diffusion model whose VAE is the one that it was trained with."""
+    if not isinstance(model, LatentDiffusion):
+        raise TypeError(f"model must be an isd.model.LatentDiffusion, got {type(model).__name__}.")
+    if not model.is_trained:
+        raise ValueError("the model is not trained yet; call model.train() first.")
+    model._check_consistent()
 
-    Raises
-    ------
-    ValueError
-        For unknown labels and numbers that do not add up.
-    """
-    if n_obs is not None and (not _is_whole(n_obs) or n_obs < 1):
-        raise ValueError(f"n_obs must be a whole number of at least 1, got {n_obs!r}.")
-    n_obs = None if n_obs is None else int(n_obs)
-    known = {label: i for i, label in enumerate(model.labels)}
 
-    def code(label: Any) -> int:
-        label = label.item() if isinstance(label, np.generic) else label
-        if label in known:
-            return known[label]
-        same_text = [k for k in known if str(k) == str(label)]
-        hint = f" Did you mean {same_text[0]!r} ({type(same_text[0]).__name__})?" if same_text else ""
+def to_device(accelerator: str, model: LatentDiffusion, classifiers: Sequence[Classifier]) -> None:
+    """Put a model and what belongs to it where an accelerator is."""
+    _, _, device = parse_device_args(accelerator, "auto", return_device="torch", validate_single_device=True)
+    for part in (model, model.vae, *classifiers):
+        part.to_device(device)
+
+
+def _check_accept(accept: Any, max_tries: int, classifier: Any) -> None:
+    if accept is None:
+        return
+    if accept != "classified":
+        raise ValueError(f"accept {accept!r} is unknown; give 'classified', or None to keep all cells.")
+    if max_tries < 1:
+        raise ValueError(f"max_tries must be at least 1, got {max_tries}.")
+    if not as_pairs(classifier):
         raise ValueError(
-            f"label {label!r} is not one of the labels that the model was trained on: {list(model.labels)}.{hint}"
+            'accept="classified" needs a classifier: train an isd.model.Classifier of this model and give it '
+            "(classifier_scale=0 keeps it from guiding as well)."
         )
 
-    trained = model.template_codes_[:, 0]
-    if labels is None:
-        return np.full(n_obs if n_obs is not None else len(trained), len(known))
-    if isinstance(labels, str) and labels == "match" and "match" not in known:
-        counts = np.bincount(trained, minlength=len(known))[: len(known)]
-        if counts.sum() == 0:
-            raise ValueError("the model saw no labelled cells; give labels=None.")
-        return np.repeat(np.arange(len(known)), _apportion(counts, len(trained) if n_obs is None else n_obs))
-    if isinstance(labels, Mapping):
-        for label, number in labels.items():
-            if not _is_whole(number) or number < 0:
-                raise ValueError(
-                    f"labels asks for {number} cells of {label!r}; give whole numbers that are not negative."
-                )
-        codes = np.repeat([code(k) for k in labels], [int(v) for v in labels.values()]).astype(int)
-        if n_obs is not None and len(codes) != n_obs:
-            raise ValueError(f"labels add up to {len(codes)} cells, but n_obs is {n_obs}; give one of the two.")
-        if not len(codes):
-            raise ValueError("labels adds up to no cells.")
-        return codes
-    if isinstance(labels, (str, bytes)) or np.isscalar(labels):
-        return np.full(n_obs if n_obs is not None else len(trained), code(labels))
-    values = list(labels)  # type: ignore[arg-type]
-    if n_obs is not None and len(values) != n_obs:
-        raise ValueError(f"labels has {len(values)} entries, but n_obs is {n_obs}; give one label a cell.")
-    if not values:
-        raise ValueError("labels is empty.")
-    if pd.isna(pd.Series(values, dtype=object)).any():
-        raise ValueError("labels has missing values; give labels=None to generate without labels.")
-    return np.array([code(v) for v in values])
 
-
-def _is_whole(value: Any) -> bool:
-    return (
-        isinstance(value, (Integral, float, np.floating)) and not isinstance(value, bool) and float(value).is_integer()
-    )
-
-
-def _check_conditions(
-    model: LatentDiffusion, codes: np.ndarray, labels: Labels, guidance_scale: float, *, guided: bool
+def _check_density(
+    latents: str, codes: np.ndarray, labels: Labels, null: int, unused: Mapping[str, Any]
 ) -> np.ndarray:
-    """Refuse labels and guidance that the denoiser knows nothing of; labels that nobody asked for are left out.
-
-    Returns
-    -------
-    Label codes of the cells.
-    """
-    null = len(model.labels)
-    if not model.module.conditional:
-        if guidance_scale != 1.0:
-            raise ValueError("guidance_scale needs a denoiser that sees labels; that of preset='published' does not.")
-        if guided or (codes == null).all() or null == 1:
-            return codes
-        if isinstance(labels, str) and labels == "match":
-            warnings.warn(
-                "this model's denoiser does not see labels (preset='published'): cells are generated without. "
-                "Give classifier= to guide them, or labels=None.",
-                UserWarning,
-                stacklevel=3,
-            )
-            return np.full_like(codes, null)
+    """Refuse what only the diffusion model can do; labels that nobody asked for are left out for the prior."""
+    given = [name for name, value in unused.items() if value is not None and np.any(value)]
+    if isinstance(unused["guidance_scale"], (int, float)) and unused["guidance_scale"] == 1:
+        given.remove("guidance_scale")
+    if given:
         raise ValueError(
-            "this model's denoiser does not see labels (preset='published'); give classifier= to guide them, or labels=None."
+            f'{", ".join(given)} need{"s" if len(given) == 1 else ""} the diffusion model, and latents={latents!r} does '
+            'without it; leave them out, or take latents="diffusion".'
         )
-    if model.module.label_dropout == 0 and (guidance_scale != 1.0 or (codes == null).any()):
-        raise ValueError(
-            "the model was trained with label_dropout=0 and knows no cells without label: "
-            "guidance_scale must be 1 and labels be given."
-        )
+    if latents == "prior" and null > 1 and (codes < null).any():
+        if not (isinstance(labels, str) and labels == "match"):
+            raise ValueError('latents="prior" knows no labels; give labels=None, or take latents="gaussian".')
+        return np.full_like(codes, null)
     return codes
 
 
-def _apportion(counts: np.ndarray, n: int) -> np.ndarray:
-    """Whole numbers in proportion to ``counts`` that add up to ``n`` (largest remainders)."""
-    exact = counts / counts.sum() * n
-    out = np.floor(exact).astype(int)
-    order = np.argsort(-(exact - out), kind="stable")
-    out[order[: n - out.sum()]] += 1
-    return out
-
-
-def template_rows(model: LatentDiffusion, codes: np.ndarray, batch: Any, rng: np.random.Generator) -> np.ndarray:
-    """Training row that stands in for what is not asked for (batch, covariates, depth): one of the same label.
-
-    Parameters
-    ----------
-    model
-        The model.
-    codes
-        Label codes of the cells.
-    batch
-        Batch asked for, or ``None``.
-    rng
-        Source of randomness.
-    """
-    trained = model.template_codes_
-    allowed = np.ones(len(trained), dtype=bool)
-    if batch is not None:
-        allowed = trained[:, 1] == model.vae._batch_code(batch)
-    out = np.zeros(len(codes), dtype=int)
-    if not allowed.any():
-        raise ValueError(f"batch {batch!r} has no training cells; the model cannot have learnt it.")
-    for code in np.unique(codes):
-        rows = np.flatnonzero(codes == code)
-        same = np.ones(len(trained), dtype=bool) if code == len(model.labels) else trained[:, 0] == code
-        if not same.any():
-            raise ValueError(f"label {model.labels[code]!r} has no training cells; the model cannot have learnt it.")
-        pool = np.flatnonzero(same & allowed)
-        if not pool.size:
-            # a combination that was never seen: the rest of the row is taken from the batch
-            pool = np.flatnonzero(allowed)
-        out[rows] = rng.choice(pool, size=len(rows))
-    return out
-
-
-def _sample_latents(
-    model: LatentDiffusion,
-    codes: np.ndarray,
-    *,
-    solver: Any,
-    guidance_scale: float,
-    classifier: Classifier | None,
-    classifier_scale: float,
-    start_guide_step: int | None,
-    seed: int,
-    batch_size: int,
-    progress: bool | None,
-) -> np.ndarray:
-    """Latents (and log library size) on the VAE's scale, shape ``(n, n_input)``."""
-    module = model.module
-    device = module.device
-    n, null = len(codes), len(model.labels)
-    out = np.empty((n, module.n_input), dtype=np.float32)
-    # products of other shapes differ in their last bits: on a CPU, every tile is computed alone, whatever batch_size is
-    tiles_at_once = 1 if device.type == "cpu" else max(1, -(-batch_size // TILE))
-    starts = range(0, n, TILE * tiles_at_once)
-    calls = 0
-    for start in track(starts, "Sampling latents", progress=progress):
-        rows = slice(start, min(start + TILE * tiles_at_once, n))
-        batch_codes = torch.as_tensor(codes[rows], device=device)
-        size = len(batch_codes)
-
-        def network(x: torch.Tensor, t: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
-            return module.network(x, t, condition)
-
-        nothing = batch_codes.clone()
-        nothing[:, 0] = null
-        free = ClassifierFree.batched(network, batch_codes, nothing, guidance_scale)
-        guides = []
-        if classifier is not None and classifier_scale:
-            guides.append(
-                ClassifierGuide(
-                    classifier.log_prob(batch_codes[:, 0]),
-                    classifier_scale,
-                    start_guide_step=start_guide_step,
-                    n_timesteps=module.schedule.n_timesteps,
-                )
-            )
-        # one stream a tile: which cells are computed together does not change their noise
-        streams = [np.random.default_rng([seed, LATENT_STREAM, (start + k) // TILE]) for k in range(0, size, TILE)]
-
-        def noise(
-            step: int, shape: torch.Size, streams: list[np.random.Generator] = streams, size: int = size
-        ) -> torch.Tensor:
-            parts = [
-                rng.standard_normal((min(TILE, size - k * TILE), module.n_input), dtype=np.float32)
-                for k, rng in enumerate(streams)
-            ]
-            return torch.from_numpy(np.concatenate(parts)).to(device)
-
-        denoiser = Denoiser(free, module.schedule, module.parametrization)
-        x = solver.sample(denoiser, noise(-1, torch.Size()), guide=guides or None, noise_fn=noise)
-        calls = solver.n_network_calls
-        with torch.no_grad():
-            out[rows] = module.scaler.inverse(x).cpu().numpy()
-    solver.n_network_calls = calls
-    return out
+def _one_or_each(values: Sequence[Any], otherwise: Any) -> Any:
+    """For ``uns``: one number where there is one, else all of them."""
+    return otherwise if not values else values[0] if len(values) == 1 else list(values)

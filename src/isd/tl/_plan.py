@@ -1,0 +1,112 @@
+"""What is to be generated, settled once, so that any of its cells can be drawn, and drawn again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from isd._progress import track
+from isd.model._generated import LATENT_STREAM, RETRY_STREAM, TEMPLATE_STREAM, TILE, Cells
+from isd.model._latent_diffusion import LatentDiffusion
+from isd.tl._conditions import full_codes, template_rows
+
+Latents = Literal["diffusion", "gaussian", "mixture", "prior"]
+LATENTS: tuple[str, ...] = ("diffusion", "gaussian", "mixture", "prior")
+
+Draw = Callable[[np.ndarray, np.ndarray, np.ndarray, Sequence[int]], tuple[np.ndarray, np.ndarray | None]]
+"""``draw(rows, codes, templates, key)``: latents of some cells, and their log library size where it is drawn as well."""
+
+
+def stream_key(seed: int, attempt: int = 0) -> tuple[int, ...]:
+    """Key of the random streams of a seed: attempt 0 is plain generation, later ones draw cells anew."""
+    return (seed,) if attempt == 0 else (seed, RETRY_STREAM, attempt)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Cells that are asked for.
+
+    Parameters
+    ----------
+    model
+        The model.
+    codes
+        Label code of each cell.
+    asked
+        Codes of batch and covariates that are asked for, by column.
+    log_library
+        Log library size of each cell, or ``None`` where it is drawn.
+    seed
+        Seed.
+    draw
+        Draws latents.
+    """
+
+    model: LatentDiffusion
+    codes: np.ndarray
+    asked: Mapping[int, int]
+    log_library: np.ndarray | None
+    seed: int
+    draw: Draw
+
+    def cells(self, rows: np.ndarray, attempt: int = 0) -> tuple[Cells, np.ndarray]:
+        """Some of the cells, ready to be decoded, and their codes of label, batch and covariates.
+
+        Parameters
+        ----------
+        rows
+            Which cells.
+        attempt
+            Other attempts give other cells.
+        """
+        model, key = self.model, stream_key(self.seed, attempt)
+        templates = template_rows(model, self.codes[rows], self.asked, np.random.default_rng([*key, TEMPLATE_STREAM]))
+        codes = full_codes(model, self.codes[rows], templates, self.asked)
+        latents, log_library = self.draw(rows, codes, templates, key)
+        if self.log_library is not None:
+            log_library = self.log_library[rows]
+        elif log_library is None:
+            log_library = model.template_log_library_[templates]
+        continuous = getattr(model, "template_continuous_", None)
+        cells = Cells(
+            latents=np.ascontiguousarray(latents, dtype=np.float32),
+            log_library=log_library,
+            codes=codes[:, 1:],
+            continuous=None if continuous is None else continuous[templates],
+        )
+        return cells, codes
+
+
+def density_draw(model: LatentDiffusion, latents: Latents, *, seed: int, progress: bool | None) -> Draw:
+    """Draw latents from a Gaussian or a mixture per label, or from the VAE's prior, in tiles like the diffusion."""
+    n_latent = model.vae.module.n_latent
+    density = None if latents == "prior" else model.latent_density(latents, seed=seed)  # type: ignore[arg-type]
+    low, high = model.template_log_library_.min(), model.template_log_library_.max()
+    null = len(model.labels)
+
+    def draw(
+        rows: np.ndarray, codes: np.ndarray, templates: np.ndarray, key: Sequence[int]
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        # without a label, the training row that stands in for the rest says whose density it is
+        components = np.where(codes[:, 0] == null, model.template_codes_[templates, 0], codes[:, 0])
+        parts = []
+        for start in track(range(0, len(codes), TILE), "Drawing latents", progress=progress):
+            rng = np.random.default_rng([*key, LATENT_STREAM, start // TILE])
+            mine = components[start : start + TILE]
+            if density is None:
+                parts.append(rng.standard_normal((len(mine), n_latent)))
+            else:
+                parts.append(density.draw(mine, rng))
+        drawn = np.concatenate(parts)
+        z = drawn[:, :n_latent]
+        if model.vae.module_params.get("l2_normalize"):
+            z = z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)
+        if density is None:
+            return z, None
+        # a Gaussian has tails that training cells do not have: no depth beyond what was seen
+        return z, np.clip(drawn[:, -1], low, high).astype(np.float32)
+
+    return draw
