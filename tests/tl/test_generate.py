@@ -194,7 +194,9 @@ def test_batches_follow_the_label_or_the_request(adata):
     model = LatentDiffusion(adata, n_hidden=8)
     model.train(max_steps=3, vae_kwargs={"max_steps": 3})
     assert set(isd.tl.generate(model, n_obs=20, labels="0").obs["batch"]) == {"a"}
-    assert set(isd.tl.generate(model, n_obs=20, labels="0", batch="b").obs["batch"]) == {"b"}
+    with pytest.warns(UserWarning, match="no training cell has leiden='0' with batch='b'"):
+        unseen = isd.tl.generate(model, n_obs=20, labels="0", batch="b")
+    assert set(unseen.obs["batch"]) == {"b"} and unseen.obs["isd_extrapolated"].all()
     assert set(isd.tl.generate(model, n_obs=60, labels="1").obs["batch"]) == {"a", "b"}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -118,6 +119,8 @@ def as_input(plan: Plan, rows: np.ndarray, cells: Cells, counts: sparse.csr_matr
     return fake
 
 
-def forget(vae: object, adata: AnnData) -> None:
-    """Let go of data that a model was asked about: scvi keeps hold of all that it ever saw."""
-    vae.deregister_manager(adata)  # type: ignore[attr-defined]
+def forget(model: Any, adata: AnnData) -> None:
+    """Let go of data that a model was asked about: scvi keeps hold of all that a model ever saw."""
+    for store in (model._setup_adata_manager_store, model._per_instance_manager_store.get(model.id, {})):
+        for key in [key for key, manager in store.items() if manager.adata is adata]:
+            del store[key]
