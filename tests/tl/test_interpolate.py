@@ -90,6 +90,7 @@ def test_library_sizes_can_be_given_and_ddpm_walks_the_rest_of_the_way(trained, 
         ({"start_step": 0}, "start_step is 0; a whole number in 1 ... 1000"),
         ({"start_step": 1001}, "start_step"),
         ({"n_obs": 10_000}, "adata has 75 cells|adata has [0-9]+ cells"),
+        ({"power": 0.5}, "power must be a number of at least 1"),
         ({"guidance_scale": -1}, "guidance_scale"),
         ({"classifier_scale": 1.0}, "needs a classifier"),
         ({"library_size": 0}, "at least 1 count"),
@@ -120,6 +121,15 @@ def test_batch_and_depth_of_the_real_cell_stay_where_the_model_does_not_make_the
     real = adata[between.obs["isd_source_obs"]]
     assert between.obs["batch"].tolist() == real.obs["batch"].tolist()
     np.testing.assert_array_equal(np.asarray(between.X.sum(1)), np.asarray(real.X.sum(1)))
+
+
+def test_without_unlabelled_cells_in_training_the_labels_are_only_mixed(adata):
+    LatentDiffusion.setup_anndata(adata)
+    model = LatentDiffusion(adata, n_hidden=8, label_dropout=0.0)
+    model.train(max_steps=2, vae_kwargs={"max_steps": 2})
+    assert isd.tl.interpolate(model, adata, "0", "1", (0.5,), n_obs=2).uns["isd"]["power"] == 1
+    with pytest.raises(ValueError, match="label_dropout=0"):
+        isd.tl.interpolate(model, adata, "0", "1", power=2)
 
 
 def test_a_denoiser_that_sees_no_labels_needs_a_classifier(adata):

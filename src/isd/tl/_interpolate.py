@@ -28,8 +28,8 @@ from isd.tl._sample import make_sampler, sample_tiles
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-#: Step of 1000 to which real cells are noised: see docs/guide/generating.md for what others give.
-START_STEP = 800
+#: Step of 1000 to which real cells are noised, and power of the weights: docs/guide/generating.md has what others give.
+START_STEP, POWER = 800, 2.0
 
 
 def interpolate(
@@ -40,6 +40,7 @@ def interpolate(
     weights: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
     *,
     start_step: int | None = None,
+    power: float | None = None,
     n_obs: int | None = None,
     guidance_scale: float = 1.0,
     classifier: Classifier | None = None,
@@ -55,10 +56,11 @@ def interpolate(
 ) -> AnnData:
     """Lead real cells of one label towards another, and show the states between.
 
-    Real cells are encoded, noised to ``start_step``, and denoised from there while two labels pull with the weights
-    ``1 - w`` and ``w``: the denoiser's predictions for both labels are mixed, and with a ``classifier`` its two
-    gradients (scDiffusion's gradient interpolation). All weights start from the same cells with the same noise, so that
-    a cell can be followed from weight to weight.
+    Real cells are encoded, noised to ``start_step``, and denoised from there while two labels pull, the source with
+    ``a = (1 - w)**power`` and the target with ``b = w**power``: the denoiser predicts
+    ``null + guidance_scale * (a * (source - null) + b * (target - null))``, where ``null`` is its prediction without a
+    label, and a ``classifier`` adds its two gradients, weighted by ``a`` and ``b``. All weights start from the same
+    cells with the same noise, so that a cell can be followed from weight to weight.
 
     Parameters
     ----------
@@ -74,11 +76,15 @@ def interpolate(
     start_step
         Step of the schedule's 1000 to which cells are noised: the more, the less is kept of each cell, and the
         further it can go. ``None`` is 800 of 1000.
+    power
+        1 mixes the two labels and nothing else (scDiffusion's gradient interpolation), which makes cells that are half
+        the one and half the other. Above 1, both pull less in the middle, and the denoiser without a label, which has
+        seen what lies between, decides more. ``None`` is 2, or 1 where the model knows no cells without label
+        (``label_dropout=0``).
     n_obs
         Number of cells, drawn without replacement; ``None`` takes all of the source label.
     guidance_scale
-        As in :func:`generate`: ``null + guidance_scale * ((1 - w) * (source - null) + w * (target - null))``, where
-        each term is a prediction of the denoiser. 0 leaves all to the classifier.
+        As in :func:`generate`: 1 is plain, above 1 sharper, 0 leaves all to the classifier.
     classifier
         A :class:`isd.model.Classifier` of the model, with the same labels.
     classifier_scale
@@ -137,7 +143,7 @@ def interpolate(
     if n_steps is None:
         # the steps of generation, as far as they lie on the way
         solver, full = make_sampler(model, sampler, max(1, -(-full * int(step) // schedule.n_timesteps)))
-    _check_guidance(model, guidance_scale, classifier)
+    power = _check_guidance(model, guidance_scale, power, classifier)
     rows = _source_rows(model, adata, model.labels[codes[0]], n_obs, seed)
     n = len(rows)
     # one guide a label; their scales are weighted below
@@ -149,9 +155,9 @@ def interpolate(
         to_device(accelerator, model, [] if classifier is None else [classifier])
 
     cells, conditions, first = _start(model, adata, rows, seed)
-    parts, counts = [], []
+    parts, counts, n_calls = [], [], 0
     for weight in track(values, "Interpolating", progress=progress):
-        shares = (1.0 - weight, weight)
+        shares = ((1.0 - weight) ** power, weight**power)
 
         def network(at: slice, device: torch.device, shares: tuple[float, float] = shares) -> DenoiserFn:
             given = torch.as_tensor(conditions[at], device=device)
@@ -185,6 +191,7 @@ def interpolate(
             first=first,
             progress=False,
         )
+        n_calls = max(n_calls, solver.n_network_calls)
         depth = library
         if depth is None:
             depth = x[:, -1] if model.module.model_library else cells.log_library
@@ -211,12 +218,13 @@ def interpolate(
             "target": str(target),
             "weights": values,
             "start_step": int(step),
+            "power": power,
             "sampler": solver.name,
             "n_steps": full,
             "guidance_scale": float(guidance_scale),
             "classifier_scale": 0.0 if guide is None else guide.scale,
             "start_guide_step": None if guide is None else guide.start_step,
-            "n_network_calls": solver.n_network_calls,
+            "n_network_calls": n_calls,
         },
         counts=sparse.vstack(counts, format="csr"),
     )
@@ -236,7 +244,8 @@ def _check_weights(weights: Sequence[float]) -> np.ndarray:
     return values
 
 
-def _check_guidance(model: LatentDiffusion, guidance_scale: float, classifier: Any) -> None:
+def _check_guidance(model: LatentDiffusion, guidance_scale: float, power: float | None, classifier: Any) -> float:
+    """Refuse guidance that the model does not know; gives the power of the weights."""
     if not 0 <= float(guidance_scale) < np.inf:
         raise ValueError(f"guidance_scale must be a finite number that is not negative, got {guidance_scale}.")
     if classifier is not None and not isinstance(classifier, Classifier):
@@ -248,10 +257,16 @@ def _check_guidance(model: LatentDiffusion, guidance_scale: float, classifier: A
         )
     if not model.module.conditional and guidance_scale != 1.0:
         raise ValueError("guidance_scale needs a denoiser that sees labels; that of preset='published' does not.")
-    if model.module.conditional and model.module.label_dropout == 0 and guidance_scale != 1.0:
+    knows_null = not model.module.conditional or model.module.label_dropout > 0
+    power = (POWER if knows_null else 1.0) if power is None else float(power)
+    if not 1 <= power < np.inf:
+        raise ValueError(f"power must be a number of at least 1, got {power}.")
+    if not knows_null and (guidance_scale != 1.0 or power != 1.0):
         raise ValueError(
-            "the model was trained with label_dropout=0 and knows no cells without label: guidance_scale must be 1."
+            "the model was trained with label_dropout=0 and knows no cells without label: "
+            "guidance_scale and power must be 1."
         )
+    return power
 
 
 def _source_rows(model: LatentDiffusion, adata: AnnData, label: Any, n_obs: int | None, seed: int) -> np.ndarray:
