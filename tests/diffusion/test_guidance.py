@@ -11,6 +11,7 @@ from isd.diffusion import (
     DDPM,
     ClassifierFree,
     ClassifierGuide,
+    ConditionMix,
     Denoiser,
     DPMSolverPP,
     Euler,
@@ -273,3 +274,30 @@ def test_bad_guides() -> None:
         ClassifierGuide(lambda x, t: x.detach().sum(1)).gradient(x, 0.1)
     with pytest.raises(ValueError, match="cannot be batched"):
         ClassifierFree.batched(lambda x, t, c: x, "T cell", "", 2.0)
+
+
+def test_a_scale_a_row_in_pure_torch() -> None:
+    cond, uncond = (lambda x, t: x + 2), (lambda x, t: x)
+    guided = ClassifierFree(cond, uncond, torch.tensor([0.0, 1.0, 3.0]))
+    torch.testing.assert_close(guided(torch.zeros(3, 1), torch.ones(3)), torch.tensor([[0.0], [2.0], [6.0]]))
+    assert guided.calls_per_evaluation == 2
+    assert ClassifierFree(cond, uncond, torch.ones(3)).calls_per_evaluation == 1
+    with pytest.raises(ValueError, match="shape"):
+        ClassifierFree(cond, uncond, torch.ones(3, 1))
+    with pytest.raises(ValueError, match="not negative"):
+        ClassifierFree(cond, uncond, torch.tensor([1.0, -1.0]))
+
+
+def test_a_mix_of_conditions() -> None:
+    network = lambda x, t, c: x * t[:, None] + c[:, None]
+    x, t = torch.randn(4, 2), torch.rand(4)
+    a, b, null = (torch.full((4,), v) for v in (1.0, 5.0, -2.0))
+    free = ClassifierFree.batched(network, a, null, 1.7)
+    torch.testing.assert_close(ConditionMix(network, [a], [1.0], null, 1.7)(x, t), free(x, t))
+    mix = ConditionMix(network, [a, b], [0.3, 0.7], null)
+    torch.testing.assert_close(mix(x, t), 0.3 * network(x, t, a) + 0.7 * network(x, t, b))
+    assert mix.calls_per_evaluation == 2
+    assert ConditionMix(network, [a, b], [0.0, 1.0], null).calls_per_evaluation == 1
+    assert ConditionMix(network, [a, b], [0.25, 0.25], null).calls_per_evaluation == 3
+    with pytest.raises(ValueError, match="one weight a condition"):
+        ConditionMix(network, [a, b], [1.0], null)

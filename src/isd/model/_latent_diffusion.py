@@ -371,9 +371,7 @@ class LatentDiffusion(IsdModel):
         self._mixtures: LatentDensity | None = None
 
     @staticmethod
-    def _density_points(
-        tensors: dict[str, torch.Tensor], rows: np.ndarray, seed: int
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _density_points(tensors: dict[str, torch.Tensor], rows: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
         mean, std, library = (tensors[k].numpy()[rows] for k in ("latent_mean", "latent_std", "log_library"))
         return latent_draws(mean, std, library, seed), tensors["codes"].numpy()[rows, 0]
 

@@ -4,5 +4,6 @@ from isd.tl._embed import embed
 from isd.tl._encode import encode
 from isd.tl._generate import generate
 from isd.tl._interpolate import interpolate
+from isd.tl._tune import GuidanceChoice, tune_guidance
 
-__all__ = ["embed", "encode", "generate", "interpolate"]
+__all__ = ["GuidanceChoice", "embed", "encode", "generate", "interpolate", "tune_guidance"]

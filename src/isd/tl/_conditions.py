@@ -133,15 +133,14 @@ def extrapolated(model: LatentDiffusion, codes: np.ndarray) -> np.ndarray:
 
 
 def _describe(model: LatentDiffusion, combination: np.ndarray) -> str:
-    categories = {
-        model.labels_key: model.labels,
-        model.setup_args.get("batch_key"): model.batches,
-        **model.covariate_categories,
-    }
-    columns = [model.labels_key, model.setup_args.get("batch_key"), *model.covariate_categories]
+    known: list[tuple[str | None, np.ndarray]] = [
+        (model.labels_key, model.labels),
+        (model.setup_args.get("batch_key"), model.batches),
+        *model.covariate_categories.items(),
+    ]
     parts = [
-        f"{key}={categories[key][code]!r}"
-        for key, code in zip(columns, combination.tolist(), strict=True)
-        if key is not None and code < len(categories[key])
+        f"{key}={categories[code]!r}"
+        for (key, categories), code in zip(known, combination.tolist(), strict=True)
+        if key is not None and code < len(categories)
     ]
     return " with ".join(parts)

@@ -263,16 +263,14 @@ def _check_accept(accept: Any, max_tries: int, classifier: Any) -> None:
         )
 
 
-def _check_density(
-    latents: str, codes: np.ndarray, labels: Labels, null: int, unused: Mapping[str, Any]
-) -> np.ndarray:
+def _check_density(latents: str, codes: np.ndarray, labels: Labels, null: int, unused: Mapping[str, Any]) -> np.ndarray:
     """Refuse what only the diffusion model can do; labels that nobody asked for are left out for the prior."""
     given = [name for name, value in unused.items() if value is not None and np.any(value)]
     if isinstance(unused["guidance_scale"], (int, float)) and unused["guidance_scale"] == 1:
         given.remove("guidance_scale")
     if given:
         raise ValueError(
-            f'{", ".join(given)} need{"s" if len(given) == 1 else ""} the diffusion model, and latents={latents!r} does '
+            f"{', '.join(given)} need{'s' if len(given) == 1 else ''} the diffusion model, and latents={latents!r} does "
             'without it; leave them out, or take latents="diffusion".'
         )
     if latents == "prior" and null > 1 and (codes < null).any():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,12 +14,6 @@ from isd.diffusion import ClassifierGuide
 from isd.model._classifier import Classifier, check_belongs
 from isd.model._latent_diffusion import LatentDiffusion
 from isd.tl._labels import code_of
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
-
-GuidanceScale = "float | Mapping[Any, float] | ArrayLike"
-ClassifierOrPair = Classifier | tuple[Classifier, Any]
 
 
 @dataclass(frozen=True)

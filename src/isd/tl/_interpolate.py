@@ -147,9 +147,7 @@ def interpolate(
     rows = _source_rows(model, adata, model.labels[codes[0]], n_obs, seed)
     n = len(rows)
     # one guide a label; their scales are weighted below
-    specs = [
-        resolve_guides(model, np.full(n, code), classifier, classifier_scale, start_guide_step) for code in codes
-    ]
+    specs = [resolve_guides(model, np.full(n, code), classifier, classifier_scale, start_guide_step) for code in codes]
     library = None if library_size is None else np.log(broadcast_library(np.asarray(library_size), n))
     if accelerator is not None:
         to_device(accelerator, model, [] if classifier is None else [classifier])
@@ -166,8 +164,7 @@ def interpolate(
                 condition = given.clone()
                 condition[:, 0] = code
                 each.append(condition)
-            fn = lambda x, t, condition: model.module.network(x, t, condition)
-            return ConditionMix(fn, each[:2], shares, each[2], guidance_scale)
+            return ConditionMix(model.module.network, each[:2], shares, each[2], guidance_scale)
 
         def guides(at: slice, device: torch.device, shares: tuple[float, float] = shares) -> list[Guide]:
             return [
@@ -293,9 +290,7 @@ def _source_rows(model: LatentDiffusion, adata: AnnData, label: Any, n_obs: int 
     return np.sort(rng.choice(rows, int(n_obs), replace=False))
 
 
-def _start(
-    model: LatentDiffusion, adata: AnnData, rows: np.ndarray, seed: int
-) -> tuple[Cells, np.ndarray, np.ndarray]:
+def _start(model: LatentDiffusion, adata: AnnData, rows: np.ndarray, seed: int) -> tuple[Cells, np.ndarray, np.ndarray]:
     """Real cells as the diffusion sees them: covariates, codes of conditions, standardised draws of their posteriors."""
     vae, arguments = model.vae, model.setup_args
     keys = [model.labels_key, arguments.get("batch_key"), arguments.get("size_factor_key")]
@@ -303,9 +298,7 @@ def _start(
     columns = [key for key in dict.fromkeys(keys) if key is not None and key in adata.obs]
     counts = sparse.csr_matrix(get_counts(adata, model.layer or "X")[rows])
     # a copy of what is needed: models write their codes on what they read
-    own = AnnData(
-        counts, obs=adata.obs[columns].iloc[rows].copy(), var=pd.DataFrame(index=adata.var_names.astype(str))
-    )
+    own = AnnData(counts, obs=adata.obs[columns].iloc[rows].copy(), var=pd.DataFrame(index=adata.var_names.astype(str)))
     if model.layer is not None:
         own.layers[model.layer] = counts
     tensors = model.latent_tensors(own, progress=False)

@@ -114,9 +114,11 @@ def sample_diffusion(
         given = torch.as_tensor(codes[rows], device=device)
         nothing = given.clone()
         nothing[:, 0] = null
-        scale = guidance_scale
-        if isinstance(scale, np.ndarray):
-            scale = torch.as_tensor(scale[rows], dtype=torch.float32, device=device)
+        scale = (
+            guidance_scale
+            if isinstance(guidance_scale, float)
+            else torch.as_tensor(guidance_scale[rows], dtype=torch.float32, device=device)
+        )
         return ClassifierFree.batched(lambda x, t, condition: module.network(x, t, condition), given, nothing, scale)
 
     def active(rows: slice, device: torch.device) -> list[Guide]:

@@ -1,0 +1,313 @@
+"""Choice of guidance on validation cells: labels that are met, without losing variety."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scipy import sparse
+
+from isd._constants import SPLIT_KEY, SPLIT_TRAIN, SPLIT_VALIDATION
+from isd._counts import get_counts
+from isd._progress import track
+from isd.metrics import Yardstick, coverage, label_agreement
+from isd.model._base import check_features
+from isd.model._classifier import Classifier
+from isd.model._latent_diffusion import LatentDiffusion
+from isd.settings import settings
+from isd.tl._generate import check_model, generate
+from isd.tl._guides import check_classifier
+
+#: Training cells that the yardstick and the classifier of labels are fitted to.
+_MAX_TRAIN = 5_000
+#: Neighbour that sets the radius of a cell in `coverage`; labels need more validation cells than this.
+_K = 5
+_OVERALL = ""
+
+
+@dataclass(frozen=True, eq=False)
+class GuidanceChoice:
+    """Outcome of :func:`tune_guidance`: arguments of :func:`generate`, and what they were chosen by.
+
+    Parameters
+    ----------
+    guidance_scale
+        One number, or ``{label: number}`` if it was chosen by label.
+    classifier_scale
+        Weight of the classifier's gradient; 0 where it does not pay.
+    start_guide_step
+        Step below which the classifier guides; ``None`` is its default.
+    table
+        One row for each setting, overall (``label`` is ``""``) and for each label: ``guidance_scale``,
+        ``classifier_scale``, ``start_guide_step``, ``label``, ``n`` cells, ``agreement`` and ``coverage`` (means over
+        draws) with their standard errors ``agreement_se`` and ``coverage_se``, ``real_agreement`` (of the validation
+        cells themselves), ``score`` and ``score_se``, and ``chosen``.
+    """
+
+    guidance_scale: float | dict[Any, float]
+    classifier_scale: float
+    start_guide_step: int | None
+    table: pd.DataFrame = field(repr=False)
+
+
+class _Setting(NamedTuple):
+    guidance_scale: float
+    classifier_scale: float
+    start_guide_step: int | None
+
+
+def tune_guidance(
+    model: LatentDiffusion,
+    adata: AnnData,
+    *,
+    scales: Sequence[float] = (1.0, 1.25, 1.5, 2.0, 3.0),
+    classifier: Classifier | None = None,
+    classifier_scales: Sequence[float] = (0.0, 0.25, 0.5, 1.0),
+    start_guide_steps: Sequence[int] | None = None,
+    by_label: bool = False,
+    n_obs: int | None = None,
+    n_draws: int = 2,
+    tolerance: float | None = None,
+    seed: int | None = None,
+    progress: bool | None = None,
+    **generate_kwargs: Any,
+) -> GuidanceChoice:
+    """Choose guidance by what it does to labels and to variety, on validation cells.
+
+    Each setting generates as many cells as there are validation cells, with their labels. Two numbers judge it:
+    agreement, how often a classifier trained on real training cells finds the label that was asked for
+    (:func:`isd.metrics.label_agreement`), and coverage, how many validation cells have a generated one near
+    (:func:`isd.metrics.coverage`, on principal components of training cells). The score is the mean of agreement over that
+    of the validation cells, at most 1, and coverage over that without guidance. Of the settings within noise of the best,
+    the one that guides least is chosen.
+
+    Only training and validation cells are read, never test cells, so that these can still judge the result.
+
+    Parameters
+    ----------
+    model
+        A trained :class:`isd.model.LatentDiffusion`.
+    adata
+        Real cells with the model's features, labels and ``obs["isd_split"]``; not changed.
+    scales
+        Classifier-free scales to try; 1 is tried in any case. A denoiser that sees no labels is tried at 1 only.
+    classifier
+        A :class:`isd.model.Classifier` of the model to try beside.
+    classifier_scales
+        Its scales, each with each of ``scales``; 0 is tried in any case.
+    start_guide_steps
+        Steps below which it guides; ``None`` tries its default only.
+    by_label
+        Whether to choose a ``guidance_scale`` for each label. Labels of fewer than 12 validation cells say too little
+        and have the one that is best overall. The classifier's setting is one for all.
+    n_obs
+        Number of validation cells to compare with; ``None`` takes all, at most 2,000.
+    n_draws
+        Number of times that each setting generates, all settings with the same seeds.
+    tolerance
+        Difference of scores that counts as noise; ``None`` is the standard error of a mean over draws, pooled over the
+        settings.
+    seed
+        Seed; ``None`` takes ``isd.settings.seed``.
+    progress
+        Progress bar.
+    **generate_kwargs
+        Further arguments of :func:`generate`, such as ``sampler`` and ``n_steps``.
+
+    Returns
+    -------
+    :class:`GuidanceChoice`.
+
+    Raises
+    ------
+    KeyError
+        If ``adata`` has no split or no labels.
+    ValueError
+        If there are too few cells, the model has one label, features differ, or a number is out of range.
+
+    Examples
+    --------
+    >>> import isd
+    >>> adata = isd.datasets.simulated(n_obs=120, n_vars=60, n_labels=2)
+    >>> isd.pp.split(adata, validation_size=0.3)
+    >>> isd.model.LatentDiffusion.setup_anndata(adata)
+    >>> model = isd.model.LatentDiffusion(adata)
+    >>> model.train(max_steps=5, vae_kwargs={"max_steps": 5}, progress=False)
+    >>> choice = isd.tl.tune_guidance(model, adata, scales=(1, 2), progress=False)
+    >>> fake = isd.tl.generate(model, n_obs=4, guidance_scale=choice.guidance_scale)
+    """
+    check_model(model)
+    tried = _settings(model, scales, classifier, classifier_scales, start_guide_steps)
+    if n_draws < 1 or (n_draws < 2 and tolerance is None):
+        raise ValueError(f"n_draws is {n_draws}; at least 2 are needed to know the noise (1 with tolerance=).")
+    if tolerance is not None and not 0 <= tolerance < np.inf:
+        raise ValueError(f"tolerance must be a finite number that is not negative, got {tolerance}.")
+    seed = settings.seed if seed is None else int(seed)
+    train, validation = _rows(model, adata, n_obs, seed)
+    key, names = model.labels_key, adata.var_names
+    counts = get_counts(adata, model.layer or "X")
+    yardstick = Yardstick.fit(sparse.csr_matrix(counts[train]), names, max_cells=_MAX_TRAIN, seed=seed)
+    train_pcs, real_pcs = (yardstick.pcs(sparse.csr_matrix(counts[rows])) for rows in (train, validation))
+    labels = np.asarray(adata.obs[key].astype(object))
+    asked = labels[validation]
+    seeds = [int(s) for s in np.random.SeedSequence([seed, 51]).generate_state(n_draws)]
+    runs = [(setting, s) for setting in tried for s in seeds]
+    made = []
+    for setting, one in track(runs, "Trying guidance", progress=progress):
+        guided: dict[str, Any] = {
+            "classifier": classifier,
+            "classifier_scale": setting.classifier_scale,
+            "start_guide_step": setting.start_guide_step,
+        }
+        # a denoiser that sees no labels keeps those that were asked for only with a guide: unguided, it is told none
+        blind = not model.module.conditional and not setting.classifier_scale
+        fake = generate(
+            model,
+            len(asked) if blind else None,
+            labels=None if blind else asked.tolist(),
+            guidance_scale=setting.guidance_scale,
+            **(guided if setting.classifier_scale else {}),
+            seed=one,
+            progress=False,
+            **generate_kwargs,
+        )
+        made.append(yardstick.pcs(get_counts(fake, model.layer or "X")))
+    # one classifier for the real cells and all settings
+    points = np.concatenate([real_pcs, *made])
+    found = label_agreement(train_pcs, labels[train], points, np.tile(asked, 1 + len(made)), seed=seed).predicted
+    met = (found == np.tile([str(label) for label in asked], 1 + len(made))).reshape(1 + len(made), len(asked))
+    drawn = [made[i : i + n_draws] for i in range(0, len(made), n_draws)]
+    groups = {_OVERALL: np.ones(len(asked), dtype=bool)} | {
+        label: asked == label for label in model.labels if (asked == label).any()
+    }
+    rows, scores = [], {}
+    for label, mine in groups.items():
+        judged = _judge(met[:, mine], real_pcs[mine], [[x[mine] for x in xs] for xs in drawn])
+        scores[label] = judged["score"]
+        for i, setting in enumerate(tried):
+            row = {name: value[i] for name, value in judged.items() if name != "score"}
+            row["score"] = judged["score"][i].mean()
+            row["score_se"] = _standard_error(judged["score"][i])
+            rows.append({**setting._asdict(), "label": label, "n": int(mine.sum()), **row})
+    best = _choose(tried, scores[_OVERALL], tolerance)
+    chosen = dict.fromkeys(groups, best)
+    if by_label:
+        # the classifier's setting is one number for all cells: scales are compared at the one that is best overall
+        same = [i for i, setting in enumerate(tried) if setting[1:] == tried[best][1:]]
+        for label, mine in groups.items():
+            if label != _OVERALL and mine.sum() >= 2 * (_K + 1):
+                chosen[label] = same[_choose([tried[i] for i in same], scores[label][same], tolerance)]
+    table = pd.DataFrame(rows)
+    table["chosen"] = [i % len(tried) == chosen[row["label"]] for i, row in enumerate(rows)]
+    setting = tried[best]
+    by = {label: tried[chosen.get(label, best)].guidance_scale for label in model.labels}
+    return GuidanceChoice(
+        guidance_scale=by if by_label else setting.guidance_scale,
+        classifier_scale=setting.classifier_scale,
+        start_guide_step=setting.start_guide_step,
+        table=table,
+    )
+
+
+def _settings(
+    model: LatentDiffusion,
+    scales: Sequence[float],
+    classifier: Classifier | None,
+    classifier_scales: Sequence[float],
+    start_guide_steps: Sequence[int] | None,
+) -> list[_Setting]:
+    """Settings to try, the one that guides least first."""
+    if len(model.labels) < 2:
+        raise ValueError("guidance is towards labels, and the model has one only; there is nothing to tune.")
+    for name, values in (("scales", scales), ("classifier_scales", classifier_scales)):
+        if not all(0 <= float(v) < np.inf for v in values):
+            raise ValueError(f"{name} must be finite numbers that are not negative, got {values}.")
+    # without a null condition there is plain sampling only
+    free = model.module.conditional and model.module.label_dropout > 0
+    own = sorted({1.0, *(float(s) for s in scales)} if free else {1.0})
+    if classifier is None:
+        return [_Setting(scale, 0.0, None) for scale in own]
+    check_classifier(classifier, model, same_labels=True)
+    steps = [None] if start_guide_steps is None else sorted({int(s) for s in start_guide_steps})
+    out = [_Setting(scale, 0.0, None) for scale in own]
+    out += [_Setting(s, float(c), t) for s in own for c in sorted(set(classifier_scales)) if c for t in steps]
+    # how much a setting guides, as far as two kinds of guidance and their windows can be compared
+    return sorted(out, key=lambda s: (abs(s.guidance_scale - 1) + s.classifier_scale, s.start_guide_step or 0))
+
+
+def _rows(model: LatentDiffusion, adata: AnnData, n_obs: int | None, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Training and validation cells with a label that the model knows; test cells are not looked at."""
+    if not isinstance(adata, AnnData):
+        raise TypeError(f"adata must be an AnnData of real cells, got {type(adata).__name__}.")
+    check_features(model.feature_names, adata.var_names)
+    for name, hint in (
+        (SPLIT_KEY, "call isd.pp.split(adata) before training"),
+        (model.labels_key, "labels are needed"),
+    ):
+        if name not in adata.obs:
+            raise KeyError(f"adata.obs has no {name!r}: {hint}. It has {list(map(str, adata.obs.columns))}.")
+    side = adata.obs[SPLIT_KEY].astype(str).to_numpy()
+    known = adata.obs[model.labels_key].astype(object).isin(list(model.labels)).to_numpy()
+    trained = np.isin(np.arange(len(model.labels)), model.template_codes_[:, 0])
+    learnt = adata.obs[model.labels_key].astype(object).isin(list(model.labels[trained])).to_numpy()
+    train, validation = (
+        np.flatnonzero(known & (side == SPLIT_TRAIN)),
+        np.flatnonzero(learnt & (side == SPLIT_VALIDATION)),
+    )
+    if len(validation) < 2 * (_K + 1) or len(train) < 10:
+        raise ValueError(
+            f"adata has {len(train)} training and {len(validation)} validation cells with a label in "
+            f'obs["{SPLIT_KEY}"]; at least 10 and {2 * (_K + 1)} are needed: isd.pp.split(adata, validation_size=...).'
+        )
+    wanted = min(len(validation), 2000) if n_obs is None else n_obs
+    if int(wanted) != wanted or not 2 * (_K + 1) <= wanted <= len(validation):
+        raise ValueError(
+            f"n_obs is {n_obs}; a whole number in {2 * (_K + 1)} ... {len(validation)} (validation cells) is expected."
+        )
+    rng = np.random.default_rng([seed, 50])
+    if len(train) > _MAX_TRAIN:
+        train = np.sort(rng.choice(train, _MAX_TRAIN, replace=False))
+    return train, np.sort(rng.choice(validation, int(wanted), replace=False))
+
+
+def _judge(met: np.ndarray, real: np.ndarray, drawn: list[list[np.ndarray]]) -> dict[str, Any]:
+    """Agreement, coverage and score of each setting for some of the cells; the first setting is without guidance.
+
+    ``met`` has the real cells in its first row, then each draw of each setting; ``score`` has shape
+    ``(n_settings, n_draws)``, the others one number a setting. With too few cells for `coverage` it is NaN.
+    """
+    n_draws = len(drawn[0])
+    agreement = met[1:].mean(axis=1).reshape(-1, n_draws)
+    covered = np.full(agreement.shape, np.nan)
+    if len(real) > _K:
+        covered = np.array([[coverage(real, x, k=_K) for x in xs] for xs in drawn])
+    floor = float(met[0].mean())
+    plain = covered[0].mean()
+    with np.errstate(invalid="ignore", divide="ignore"):
+        label_part = np.minimum(agreement / floor, 1.0) if floor > 0 else np.ones_like(agreement)
+        variety_part = covered / plain if plain > 0 else np.ones_like(covered)
+    return {
+        "agreement": agreement.mean(axis=1),
+        "agreement_se": [_standard_error(values) for values in agreement],
+        "real_agreement": np.full(len(agreement), floor),
+        "coverage": covered.mean(axis=1),
+        "coverage_se": [_standard_error(values) for values in covered],
+        "score": (label_part + variety_part) / 2,
+    }
+
+
+def _standard_error(values: np.ndarray) -> float:
+    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
+
+
+def _choose(tried: Sequence[_Setting], scores: np.ndarray, tolerance: float | None) -> int:
+    """First setting (they are sorted: least guidance first) whose score is within noise of the best."""
+    means = scores.mean(axis=1)
+    if tolerance is None:
+        # two draws say little of their own noise: it is pooled over the settings
+        tolerance = float(np.sqrt(scores.var(axis=1, ddof=1).mean() / scores.shape[1]))
+    return int(np.flatnonzero(means >= means.max() - tolerance)[0])
