@@ -203,8 +203,8 @@ def test_demo_on_estimated_counts_of_few_samples_without_labels(
     fake, _ = check_outputs(result, out)
     assert "leiden" in fake.obs
     assert "n too small" in result.stdout
-    assert result.stderr.count("warning:") == 1, result.stderr
-    assert "rounded" in result.stderr
+    assert result.stderr.count("warning:") == 2, result.stderr
+    assert "rounded" in result.stderr and "few for a diffusion model" in result.stderr
 
 
 @pytest.fixture

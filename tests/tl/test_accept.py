@@ -42,7 +42,7 @@ def test_a_seed_gives_the_same_cells_whatever_the_batch_size(trained, guide):
 
 
 def test_cells_that_are_never_accepted_end_in_an_error_that_names_them(trained, guide, monkeypatch):
-    monkeypatch.setattr(guide, "predict", lambda adata: np.array(["0"] * adata.n_obs, dtype=object))
+    monkeypatch.setattr(guide, "predict", lambda adata, **_: np.array(["0"] * adata.n_obs, dtype=object))
     with pytest.raises(RuntimeError, match=r"after 3 tries .*'1': 4 of 4 cells missing, 0.0% of 12 drawn") as error:
         isd.tl.generate(trained, labels={"0": 2, "1": 4}, classifier=guide, accept="classified", max_tries=3)
     assert "'0'" not in str(error.value) and "max_tries" in str(error.value)

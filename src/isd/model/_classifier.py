@@ -206,7 +206,9 @@ class Classifier(IsdModel):
             )
 
     @torch.inference_mode()
-    def predict(self, adata: AnnData | None = None, *, soft: bool = False) -> np.ndarray | pd.DataFrame:
+    def predict(
+        self, adata: AnnData | None = None, *, soft: bool = False, progress: bool | None = None
+    ) -> np.ndarray | pd.DataFrame:
         """Label of clean cells, through the VAE's posterior mean at time zero.
 
         Parameters
@@ -215,6 +217,8 @@ class Classifier(IsdModel):
             Data with the model's features; ``None`` takes the model's own.
         soft
             Return probabilities.
+        progress
+            Progress bar.
 
         Returns
         -------
@@ -226,7 +230,7 @@ class Classifier(IsdModel):
         if adata is None:
             raise ValueError("the classifier was loaded without data; give adata= to predict.")
         vae = self.diffusion.vae
-        mean, _ = vae.encode_distribution(adata)
+        mean, _ = vae.encode_distribution(adata, progress=progress)
         x = torch.from_numpy(mean)
         if self.module.model_library:
             library = vae._log_library(adata).astype(np.float32)

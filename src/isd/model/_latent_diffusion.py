@@ -375,16 +375,14 @@ class LatentDiffusion(IsdModel):
         mean, std, library = (tensors[k].numpy()[rows] for k in ("latent_mean", "latent_std", "log_library"))
         return latent_draws(mean, std, library, seed), tensors["codes"].numpy()[rows, 0]
 
-    def latent_density(self, kind: Literal["gaussian", "mixture"], *, seed: int | None = None) -> LatentDensity:
+    def latent_density(self, kind: Literal["gaussian", "mixture"]) -> LatentDensity:
         """Density of the training cells' latents and log library size, per label.
 
         Parameters
         ----------
         kind
             ``"gaussian"`` is fitted when the model is trained and saved with it; ``"mixture"`` when it is first asked
-            for, from the training cells of the attached data.
-        seed
-            Seed of the mixture's fit; ``None`` takes ``isd.settings.seed``.
+            for, from the training cells of the attached data; the fit is the same every time.
 
         Raises
         ------
@@ -409,9 +407,9 @@ class LatentDiffusion(IsdModel):
                     f"{'no data' if self._adata is None else 'other data'} attached: load it with them "
                     '(LatentDiffusion.load(folder, adata)), or take latents="gaussian", which is saved with the model.'
                 )
-            seed = settings.seed if seed is None else seed
-            points, codes = self._density_points(self.latent_tensors(progress=False), rows[0], seed)
-            cached = fit_mixtures(points, codes, self.gaussian_mean_, self.gaussian_covariance_, seed=seed)
+            # one seed for all: whatever is generated first, the same mixture comes out
+            points, codes = self._density_points(self.latent_tensors(progress=False), rows[0], 0)
+            cached = fit_mixtures(points, codes, self.gaussian_mean_, self.gaussian_covariance_, seed=0)
             self._mixtures = cached
         return cached
 

@@ -10,7 +10,6 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from isd._progress import track
 from isd.model._generated import COUNTS_STREAM, Cells, decode_counts, generated_adata
 from isd.tl._guides import GuideSpec
 from isd.tl._plan import Plan, stream_key
@@ -31,7 +30,7 @@ def accepted_cells(
     max_tries
         Most attempts for a cell.
     progress
-        Progress bars.
+        Progress bars, those of the latents, of decoding and encoding, for each attempt.
 
     Returns
     -------
@@ -47,11 +46,11 @@ def accepted_cells(
     missing, tries = np.arange(n), np.zeros(n, dtype=np.int64)
     kept: list[tuple[np.ndarray, Cells, np.ndarray, sparse.csr_matrix]] = []
     drawn = np.zeros(len(model.labels), dtype=np.int64)
-    for attempt in track(range(max_tries), "Attempts", progress=progress):
+    for attempt in range(max_tries):
         cells, codes = plan.cells(missing, attempt)
         key = (*stream_key(plan.seed, attempt), COUNTS_STREAM)
-        counts = decode_counts(model.vae.module, cells, key=key, progress=False)
-        found = _found(plan, specs, missing, cells, counts)
+        counts = decode_counts(model.vae.module, cells, key=key, progress=progress)
+        found = _found(plan, specs, missing, cells, counts, progress)
         tries[missing] += 1
         drawn += np.bincount(plan.codes[missing], minlength=len(drawn))
         at = np.flatnonzero(found)
@@ -86,7 +85,12 @@ def accepted_cells(
 
 
 def _found(
-    plan: Plan, specs: Sequence[GuideSpec], rows: np.ndarray, cells: Cells, counts: sparse.csr_matrix
+    plan: Plan,
+    specs: Sequence[GuideSpec],
+    rows: np.ndarray,
+    cells: Cells,
+    counts: sparse.csr_matrix,
+    progress: bool | None,
 ) -> np.ndarray:
     """Whether all classifiers find in the counts what they look for."""
     if plan.model.vae.module.likelihood == "normal":
@@ -101,7 +105,7 @@ def _found(
     fake = as_input(plan, rows[at], cells.take(at), counts[at])
     for spec in specs:
         known = {label: code for code, label in enumerate(spec.classifier.labels)}
-        predicted = np.array([known[label] for label in spec.classifier.predict(fake)])
+        predicted = np.array([known[label] for label in spec.classifier.predict(fake, progress=progress)])
         found[at] &= predicted == spec.codes[rows[at]]
     forget(plan.model.vae, fake)
     return found

@@ -188,7 +188,7 @@ def generate(
             return x[:, : model.vae.module.n_latent], x[:, -1] if model.module.model_library else None
 
     else:
-        draw = density_draw(model, latents, seed=seed, progress=progress)
+        draw = density_draw(model, latents, progress=progress)
     plan = Plan(model, codes, asked, log_library, seed, draw)
     everything = np.arange(len(codes))
     counts = tries = acceptance = None
@@ -265,9 +265,11 @@ def _check_accept(accept: Any, max_tries: int, classifier: Any) -> None:
 
 def _check_density(latents: str, codes: np.ndarray, labels: Labels, null: int, unused: Mapping[str, Any]) -> np.ndarray:
     """Refuse what only the diffusion model can do; labels that nobody asked for are left out for the prior."""
-    given = [name for name, value in unused.items() if value is not None and np.any(value)]
-    if isinstance(unused["guidance_scale"], (int, float)) and unused["guidance_scale"] == 1:
-        given.remove("guidance_scale")
+    given = [
+        name
+        for name, value in unused.items()
+        if not (isinstance(value, (int, float)) and value == 1 if name == "guidance_scale" else not np.any(value))
+    ]
     if given:
         raise ValueError(
             f"{', '.join(given)} need{'s' if len(given) == 1 else ''} the diffusion model, and latents={latents!r} does "

@@ -80,10 +80,10 @@ class Plan:
         return cells, codes
 
 
-def density_draw(model: LatentDiffusion, latents: Latents, *, seed: int, progress: bool | None) -> Draw:
+def density_draw(model: LatentDiffusion, latents: Latents, *, progress: bool | None) -> Draw:
     """Draw latents from a Gaussian or a mixture per label, or from the VAE's prior, in tiles like the diffusion."""
     n_latent = model.vae.module.n_latent
-    density = None if latents == "prior" else model.latent_density(latents, seed=seed)  # type: ignore[arg-type]
+    density = None if latents == "prior" else model.latent_density(latents)  # type: ignore[arg-type]
     low, high = model.template_log_library_.min(), model.template_log_library_.max()
     null = len(model.labels)
 
