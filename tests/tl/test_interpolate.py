@@ -138,3 +138,13 @@ def test_a_denoiser_that_sees_no_labels_needs_a_classifier(adata):
     model.train(max_steps=2, vae_kwargs={"max_steps": 2})
     with pytest.raises(ValueError, match="give classifier="):
         isd.tl.interpolate(model, adata, "0", "1")
+    isd.model.Classifier.setup_anndata(adata)
+    classifier = isd.model.Classifier(adata, model)
+    classifier.train(max_steps=2)
+    with pytest.raises(ValueError, match="steps"):
+        isd.tl.interpolate(model, adata, "0", "1", classifier=classifier, start_step=5, n_steps=8)
+    between = isd.tl.interpolate(model, adata, "0", "1", classifier=classifier, start_step=5, n_obs=3)
+    # the published sampler takes every step that is left, and the cell's own depth, which it does not generate
+    assert between.uns["isd"]["n_steps"] == 5 and between.uns["isd"]["classifier_scale"] == 2.0
+    real = adata[between.obs["isd_source_obs"]]
+    np.testing.assert_allclose(np.asarray(between.X.sum(1)), np.asarray(real.X.sum(1)), rtol=1e-4)

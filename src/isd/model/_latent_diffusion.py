@@ -392,15 +392,18 @@ class LatentDiffusion(IsdModel):
         """
         if not self.is_trained:
             raise ValueError("the model is not trained yet; call model.train() first.")
+        rows = None if self._adata is None else self.rows_of(self._adata)
         if getattr(self, "gaussian_mean_", None) is None:
-            raise ValueError(
-                "the model was trained before isd kept a Gaussian per label; call its train() again to have one."
-            )
+            if rows is None:
+                raise ValueError(
+                    "the model was saved before isd kept a Gaussian per label: load it with its training cells "
+                    "(LatentDiffusion.load(folder, adata)) to have one fitted, or train it again."
+                )
+            self._fit_gaussians(self.latent_tensors(progress=False), rows[0], 0)
         if kind == "gaussian":
             return gaussian_density(self.gaussian_mean_, self.gaussian_covariance_)
         cached = getattr(self, "_mixtures", None)
         if cached is None:
-            rows = None if self._adata is None else self.rows_of(self._adata)
             if rows is None:
                 raise ValueError(
                     "a mixture per label is fitted to the training cells, and the model has "

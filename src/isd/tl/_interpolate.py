@@ -143,6 +143,7 @@ def interpolate(
     if n_steps is None:
         # the steps of generation, as far as they lie on the way
         solver, full = make_sampler(model, sampler, max(1, -(-full * int(step) // schedule.n_timesteps)))
+    solver.times(schedule, start=start)  # more steps than the schedule has are told now
     power = _check_guidance(model, guidance_scale, power, classifier)
     rows = _source_rows(model, adata, model.labels[codes[0]], n_obs, seed)
     n = len(rows)
