@@ -207,3 +207,17 @@ def isd_times(steps):
     import torch
 
     return torch.tensor(steps) / 1000
+
+
+@pytest.mark.parametrize("label_dropout", [0.0, 0.3])
+def test_hidden_labels_are_learnt(adata, label_dropout):
+    """The token of no label moves in training if labels are hidden, and only then."""
+    LatentDiffusion.setup_anndata(adata)
+    model = LatentDiffusion(adata, n_hidden=8, label_dropout=label_dropout, seed=0)
+    weight = model.module.network.conditions.embeddings[0].weight
+    before = weight.detach().numpy().copy()
+    model.train(max_steps=30, weight_decay=0.0, ema_decay=0.0, vae_kwargs={"max_steps": 3}, seed=0)
+    moved = np.abs(weight.detach().numpy() - before).max(axis=1)
+    assert (moved[:-1] > 1e-4).all()
+    assert (moved[-1] > 1e-4) == (label_dropout > 0)
+    assert not model.module.training

@@ -337,3 +337,32 @@ def test_published_preset_has_the_published_shape(adata):
     np.testing.assert_allclose(np.linalg.norm(z, axis=1), 1, rtol=1e-5)
     # each coordinate's standard deviation is about 1/sqrt(128): why diffusion of raw latents is lost in noise
     assert np.sqrt((z**2).mean()) == pytest.approx(128**-0.5, rel=1e-3)
+
+
+def test_networks_train_in_training_mode(adata, monkeypatch):
+    """Dropout, batch statistics and the KL warm-up work while training, and only then."""
+    from isd.model._training import IsdTrainingPlan
+
+    modes, weights, whole = [], [], {"train": IsdTrainingPlan.training_step, "val": IsdTrainingPlan.validation_step}
+
+    def training_step(self, batch, batch_idx):
+        modes.append(self.module.training and all(part.training for part in self.module.modules()))
+        weights.append(float(self.kl_weight))
+        return whole["train"](self, batch, batch_idx)
+
+    def validation_step(self, batch, batch_idx):
+        assert not self.module.training
+        assert float(self.kl_weight) == 1.0
+        return whole["val"](self, batch, batch_idx)
+
+    monkeypatch.setattr(IsdTrainingPlan, "training_step", training_step)
+    monkeypatch.setattr(IsdTrainingPlan, "validation_step", validation_step)
+    VAE.setup_anndata(adata)
+    model = VAE(adata, n_hidden=8, n_latent=2, dropout=0.1, norm="batch")
+    for already in (0, 20):  # a second training too
+        model.train(max_steps=20, batch_size=32, kl_warmup=0.5)
+        assert len(modes) == already + 20 and all(modes)
+        assert weights[already] == 0 and weights[already + 5] == pytest.approx(0.5) and weights[-1] == 1.0
+        assert not any(part.training for part in model.module.modules())
+    moving = model.module.encoder.state_dict()
+    assert any("running_mean" in name and value.abs().max() > 0 for name, value in moving.items())

@@ -508,6 +508,9 @@ def fit(
             gradient_clip_val=settled.gradient_clip_val,
             **options,
         )
+        # Lightning keeps the mode that it finds, and a module at rest is in that of evaluation: without this, dropout,
+        # hidden labels, batch statistics and the KL warm-up would all be off
+        model.module.train()
         trained = model.is_trained_
         # scvi adds to a history that is there; a model from a checkpoint is trained and has none
         model.is_trained_ = trained and bool(model.history_)
@@ -515,6 +518,7 @@ def fit(
             runner()
         finally:
             model.is_trained_ = model.is_trained_ or trained
+            model.module.eval()
     # plain numbers: the logger leaves tensors among them
     model.history_ = {key: frame.astype(float) for key, frame in (model.history_ or {}).items()}
     # the trainer holds the optimiser state (twice the weights) and a reference to the data
