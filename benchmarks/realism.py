@@ -204,7 +204,9 @@ def judge(
             halvings = [one(counts["real"], real_labels, group, k, floor=True) for k in range(args.floors)]
             floors_of[group] = pd.DataFrame(halvings, columns=list(row))
         floors = floors_of[group]
-        row |= {f"{name}_floor": value for name, value in floors.mean().items() if name not in ("copies", "real_copies")}
+        row |= {
+            f"{name}_floor": value for name, value in floors.mean().items() if name not in ("copies", "real_copies")
+        }
         row |= {f"{name}_floor_sd": floors[name].std() for name in ("features", "pcs")}
         if agreement is not None:
             for name, key in (("agreement", "fake"), ("agreement_real", "real")):

@@ -55,3 +55,20 @@ def test_classifier_depends_on_time():
 def test_timestep_embedding_of_odd_width_is_refused():
     with pytest.raises(ValueError, match="even"):
         timestep_embedding(torch.zeros(1), 3)
+
+
+def test_low_rank_layer_is_the_product_and_starts_heads_at_nought():
+    from isd.nn import CountDecoder, LowRankLinear
+
+    layer = LowRankLinear(5, 7, 2)
+    h = torch.randn(3, 5)
+    weight = layer.loadings.T @ layer.scores.weight
+    expected = torch.nn.functional.linear(h, weight, layer.bias + layer.scores.bias @ layer.loadings)
+    torch.testing.assert_close(layer(h), expected)
+    decoder = CountDecoder(3, 1, 20, n_hidden=8, n_layers=1, heads=["dispersion"], output_rank=4, head_rank=2)
+    out = decoder(torch.randn(6, 3), torch.randn(6, 1))
+    assert out["mean"].shape == out["dispersion"].shape == (6, 20)
+    assert out["mean"].std() > 0
+    assert (out["dispersion"] == 0).all()
+    out["dispersion"].sum().backward()
+    assert decoder.heads["dispersion"].scores.weight.grad.abs().max() > 0  # and can leave it

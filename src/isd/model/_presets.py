@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import numpy as np
+
 Preset = Literal["default", "published"]
 PRESETS: tuple[str, ...] = ("default", "published")
 
@@ -68,18 +70,34 @@ def check_preset(preset: str) -> None:
         raise ValueError(f"preset {preset!r} is unknown; choose one of {PRESETS}.")
 
 
-def default_vae(n_train: int) -> dict[str, Any]:
-    """Width by the number of training cells; on few cells a wide network fits them and not the field.
+#: Training cells below which a data set is small, and large; counts per feature below which it is sparse.
+FEW, SMALL, LARGE = 500, 1000, 5000
+SPARSE = 100.0
+
+
+def default_vae(n_train: int, counts_per_feature: float = np.inf) -> dict[str, Any]:
+    """Width and dropout by what there is to learn from; on few counts a wide network fits them and not the field.
+
+    Parameters
+    ----------
+    n_train
+        Number of training cells.
+    counts_per_feature
+        Counts of all training cells per feature.
 
     Examples
     --------
-    >>> default_vae(500)["n_hidden"], default_vae(3000)["n_hidden"]
-    (128, 256)
+    >>> [default_vae(n)["n_hidden"] for n in (500, 3000)], [default_vae(n)["dropout"] for n in (300, 900, 9000)]
+    ([128, 256], [0.3, 0.1, 0.0])
     """
+    sparse = counts_per_feature < SPARSE
     return {
-        "n_hidden": 128 if n_train < 1000 else 256,
+        "n_hidden": 128 if n_train < SMALL or sparse else 256,
         "n_layers": 2,
         "n_latent": 32,
+        "output_rank": 32,
+        "dispersion_rank": 8,
+        "dropout": 0.3 if n_train < FEW or sparse else 0.1 if n_train < LARGE else 0.0,
         "norm": "layer",
         "activation": "silu",
         "likelihood": "nb",
@@ -89,15 +107,17 @@ def default_vae(n_train: int) -> dict[str, Any]:
     }
 
 
-def default_vae_train(n_train: int) -> dict[str, Any]:
-    """Steps, batch size and weight decay by the number of training cells."""
-    if n_train < 1000:
+def default_vae_train(n_train: int, counts_per_feature: float = np.inf) -> dict[str, Any]:
+    """Steps, batch size and weight decay by the same two numbers."""
+    if n_train < SMALL:
         rule = {"max_steps": 800, "batch_size": 64, "weight_decay": 0.1}
-    elif n_train < 5000:
+    elif n_train < LARGE:
         rule = {"max_steps": 1500, "batch_size": 128, "weight_decay": 0.01}
     else:
         # about 40 epochs, between 3,000 and 40,000 steps
         rule = {"max_steps": min(max(3000, 40 * n_train // 128), 40_000), "batch_size": 128, "weight_decay": 0.01}
+    if counts_per_feature < SPARSE:
+        rule["max_steps"] = min(rule["max_steps"], 500 if n_train < LARGE else rule["max_steps"] // 2)
     return {"lr": 1e-3, "lr_schedule": "one_cycle", "gradient_clip_val": 10.0, "kl_warmup": 0.3, **rule}
 
 

@@ -20,6 +20,7 @@ from isd._progress import track
 from isd.model._base import IsdModel
 from isd.model._generated import COUNTS_STREAM, DENSE_LIMIT, Cells, broadcast_library, decode_counts, generated_adata
 from isd.model._presets import PUBLISHED, Preset, check_preset, default_vae, default_vae_train, resolve
+from isd.model._statistics import feature_share, principal_loadings
 from isd.model._training import LRSchedule, fit, seeded, settle
 from isd.module import VAEModule
 from isd.settings import settings
@@ -36,14 +37,18 @@ class VAE(VAEMixin, IsdModel):
         Data registered with :meth:`setup_anndata`.
     n_hidden, n_latent, n_layers
         Width and depth of encoder and decoder, width of the latent. ``None``: latent 32, two layers, width 128 below
-        1,000 training cells, else 256.
+        1,000 training cells or 100 counts per feature, else 256.
     likelihood
         ``"nb"`` (default), ``"zinb"``, ``"poisson"``, or ``"normal"``: mean squared error on log-normalised values,
         which gives no counts.
     dispersion
         ``"cell"`` (per feature and cell) or ``"feature"``.
     dropout
-        Dropout in encoder and decoder.
+        Dropout in encoder and decoder. ``None``: 0.3 below 500 training cells or 100 counts per feature (of all
+        training cells together), 0.1 below 5,000 cells, else none.
+    output_rank, dispersion_rank
+        Rank of the decoder's output layers, for means and for dispersion; 0 for full layers. ``None``: 32 and 8. The
+        layer for means starts from the principal axes of the training cells.
     preset
         ``"default"`` or ``"published"``, the autoencoder of the starting project: three layers of 1024 with batch norm
         and PReLU, 128 latents on the unit sphere, mean squared error.
@@ -78,6 +83,8 @@ class VAE(VAEMixin, IsdModel):
         likelihood: Literal["nb", "zinb", "poisson", "normal"] | None = None,
         dispersion: Literal["cell", "feature"] | None = None,
         dropout: float | None = None,
+        output_rank: int | None = None,
+        dispersion_rank: int | None = None,
         preset: Preset = "default",
         seed: int | None = None,
         registry: dict[str, Any] | None = None,
@@ -92,10 +99,11 @@ class VAE(VAEMixin, IsdModel):
             "likelihood": likelihood,
             "dispersion": dispersion,
             "dropout": dropout,
+            "output_rank": output_rank,
+            "dispersion_rank": dispersion_rank,
             **module_kwargs,
         }
-        n_train = 0 if adata is None else len(self._split()[0])
-        rule = PUBLISHED["vae"] if preset == "published" else default_vae(n_train)
+        rule = PUBLISHED["vae"] if preset == "published" else default_vae(*self._size())
         self.preset = preset
         self.module_params = resolve(given, rule)
         with seeded(seed):
@@ -115,6 +123,15 @@ class VAE(VAEMixin, IsdModel):
         )
 
     # -- training ----------------------------------------------------------------------------------------------
+
+    def _size(self) -> tuple[int, float]:
+        """What default settings follow: number of training cells, and counts of a feature in all of them."""
+        if self._adata is None:
+            return 0, np.inf
+        rows = self._split()[0]
+        some = np.sort(np.random.default_rng(0).choice(rows, min(len(rows), 1000), replace=False))
+        depth = float(row_sums(self.get_from_registry(self.adata, REGISTRY_KEYS.X_KEY)[some]).mean())
+        return len(rows), len(rows) * depth / self.adata.n_vars
 
     def _codes(self, adata: AnnData | None = None) -> np.ndarray:
         """Codes of label, batch and categorical covariates, shape ``(n_obs, n_attributes)``."""
@@ -171,7 +188,8 @@ class VAE(VAEMixin, IsdModel):
         max_epochs, max_steps, max_minutes
             Length of the training; steps and minutes may be given together, the first that is reached ends it, and
             the learning rate anneals to whichever comes first. ``None`` follows the number of training cells:
-            800 steps below 1,000 cells, 1,500 below 5,000, then about 40 epochs.
+            800 steps below 1,000 cells, 1,500 below 5,000, then about 40 epochs; at most 500 below 5,000 cells with
+            fewer than 100 counts per feature, and half as many as else above.
         batch_size, lr, weight_decay, lr_schedule
             Of the optimiser (AdamW); ``None`` follows the preset.
         kl_warmup
@@ -214,7 +232,7 @@ class VAE(VAEMixin, IsdModel):
                 "kl_warmup": kl_warmup,
                 "gradient_clip_val": trainer_kwargs.pop("gradient_clip_val", None),
             },
-            PUBLISHED["vae_train"] if self.preset == "published" else default_vae_train(n_train),
+            PUBLISHED["vae_train"] if self.preset == "published" else default_vae_train(*self._size()),
             n_train=n_train,
             n_val=len(val_idx),
             max_epochs=max_epochs,
@@ -242,7 +260,9 @@ class VAE(VAEMixin, IsdModel):
             if self.setup_args.get("size_factor_key") is not None:
                 factors = np.asarray(self.get_from_registry(adata, REGISTRY_KEYS.SIZE_FACTOR_KEY), dtype=float).ravel()
                 self.module.size_factor_scale.fill_(row_sums(counts)[train_idx].sum() / factors[train_idx].sum())
-            self.module.set_training_statistics(self._log_library()[train_idx], _feature_share(counts, train_idx))
+            self.module.set_training_statistics(self._log_library()[train_idx], feature_share(counts, train_idx))
+            if rank := self.module.output_rank:
+                self.module.set_loadings(principal_loadings(counts, train_idx, rank))
         self._remember_rows(train_idx, val_idx, test_idx)
         # rows that stand in for what generation is not told: depth, batch, covariates
         self.template_codes_ = self._codes()[train_idx]
@@ -594,11 +614,3 @@ def sorted_rows(indices: Sequence[int] | np.ndarray | None, n_obs: int) -> tuple
     if asked.min() < 0 or asked.max() >= n_obs:
         raise ValueError(f"indices must lie in 0 ... {n_obs - 1}, got {asked.min()} to {asked.max()}.")
     return np.unique(asked, return_inverse=True)
-
-
-def _feature_share(counts: Any, rows: np.ndarray, chunk: int = 4096) -> np.ndarray:
-    """Share of each feature in all counts of some rows."""
-    total = np.zeros(counts.shape[1])
-    for start in range(0, len(rows), chunk):
-        total += np.asarray(counts[np.sort(rows[start : start + chunk])].sum(axis=0), dtype=float).ravel()
-    return total / total.sum()

@@ -16,7 +16,7 @@ from torch.distributions import Distribution, Normal
 
 from isd._constants import TARGET_SUM
 from isd.module._sampling import gamma_rates, multinomial_rows
-from isd.nn import CountDecoder, CountEncoder, one_hot_conditions
+from isd.nn import CountDecoder, CountEncoder, LowRankLinear, one_hot_conditions
 
 Likelihood = Literal["nb", "zinb", "poisson", "normal"]
 LIKELIHOODS: tuple[str, ...] = ("nb", "zinb", "poisson", "normal")
@@ -49,6 +49,8 @@ class VAEModule(BaseModuleClass):
         ``"nb"``, ``"zinb"``, ``"poisson"``, or ``"normal"`` (mean squared error on log-normalised values).
     dispersion
         ``"cell"`` (per feature and cell) or ``"feature"``.
+    output_rank, dispersion_rank
+        Rank of the output layers for the mean, and for dispersion and zero inflation; 0 for full layers.
     deterministic, l2_normalize
         Point latents on the unit sphere, as in the published autoencoder.
     use_library
@@ -73,6 +75,8 @@ class VAEModule(BaseModuleClass):
         activation: Literal["silu", "prelu", "relu", "gelu"] = "silu",
         likelihood: Likelihood = "nb",
         dispersion: Literal["cell", "feature"] = "cell",
+        output_rank: int = 0,
+        dispersion_rank: int = 0,
         deterministic: bool = False,
         l2_normalize: bool = False,
         use_library: bool = True,
@@ -83,6 +87,9 @@ class VAEModule(BaseModuleClass):
             raise ValueError(f"likelihood {likelihood!r} is unknown; choose one of {LIKELIHOODS}.")
         if dispersion not in ("cell", "feature"):
             raise ValueError(f"dispersion {dispersion!r} is unknown; choose 'cell' or 'feature'.")
+        for name, rank in (("output_rank", output_rank), ("dispersion_rank", dispersion_rank)):
+            if rank < 0:
+                raise ValueError(f"{name} must be a rank, or 0 for a full layer; got {rank}.")
         self.n_input = n_input
         self.n_latent = n_latent
         self.likelihood = likelihood
@@ -112,7 +119,8 @@ class VAEModule(BaseModuleClass):
             heads.append("dispersion")
         if likelihood == "zinb":
             heads.append("dropout")
-        self.decoder = CountDecoder(n_latent, n_covariates, n_input, heads=heads, **shape)
+        ranks = {"output_rank": output_rank, "head_rank": dispersion_rank}
+        self.decoder = CountDecoder(n_latent, n_covariates, n_input, heads=heads, **ranks, **shape)
         if likelihood in ("nb", "zinb"):
             self.log_theta = nn.Parameter(torch.full((n_input,), LOG_THETA_INIT))
         # statistics of the training rows: the library size enters the networks standardised
@@ -142,6 +150,19 @@ class VAEModule(BaseModuleClass):
             floor = 0.1 * float(seen.min()) if seen.size else 1.0
             bias = np.log(np.maximum(feature_share, floor))
             self.decoder.mean.bias.copy_(torch.as_tensor(bias - bias.mean(), dtype=torch.float32))
+
+    @property
+    def output_rank(self) -> int:
+        """Rank of the output layer for the mean; 0 for a full layer."""
+        mean = self.decoder.mean
+        return len(mean.loadings) if isinstance(mean, LowRankLinear) else 0
+
+    @torch.no_grad()
+    def set_loadings(self, loadings: np.ndarray) -> None:
+        """Start the output layer from loadings of shape ``(k, n_vars)``, such as principal axes; the rest stays."""
+        ours = self.decoder.mean.loadings
+        k = min(len(ours), len(loadings))
+        ours[:k] = torch.as_tensor(loadings[:k], dtype=torch.float32, device=ours.device)
 
     def covariates(self, log_library: Tensor, codes: Tensor, continuous: Tensor | None) -> Tensor:
         """Covariate columns for encoder and decoder, shape ``(n, n_covariates)``."""

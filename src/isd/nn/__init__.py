@@ -1,6 +1,6 @@
 """Networks in pure torch: they know neither AnnData nor scvi."""
 
-from isd.nn._autoencoder import MLP, CountDecoder, CountEncoder
+from isd.nn._autoencoder import MLP, CountDecoder, CountEncoder, LowRankLinear
 from isd.nn._conditions import Conditions, one_hot_conditions
 from isd.nn._denoiser import AdaLNDenoiser, MLPUNet
 from isd.nn._noise_classifier import NoiseClassifier
@@ -12,6 +12,7 @@ __all__ = [
     "Conditions",
     "CountDecoder",
     "CountEncoder",
+    "LowRankLinear",
     "MLPUNet",
     "NoiseClassifier",
     "one_hot_conditions",

@@ -118,6 +118,32 @@ class CountEncoder(nn.Module):
         return mean, torch.exp(0.5 * self.log_var(h).clamp(-14.0, 6.0))
 
 
+class LowRankLinear(nn.Module):
+    """Linear layer through a bottleneck: ``(h A + a) V + b`` with ``V`` of shape ``(rank, n_output)``.
+
+    On few cells a full output layer has more weights than there are counts to learn them from; with many features it
+    is most of the work.
+
+    Parameters
+    ----------
+    n_input, n_output
+        Width of input and output.
+    rank
+        Width of the bottleneck.
+    """
+
+    def __init__(self, n_input: int, n_output: int, rank: int) -> None:
+        super().__init__()
+        self.scores = nn.Linear(n_input, rank)
+        nn.init.zeros_(self.scores.bias)
+        self.loadings = nn.Parameter(torch.randn(rank, n_output) * 0.1)
+        self.bias = nn.Parameter(torch.zeros(n_output))
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Map ``(n, n_input)`` to ``(n, n_output)``."""
+        return torch.addmm(self.bias, self.scores(h), self.loadings)
+
+
 class CountDecoder(nn.Module):
     """Decode a latent and covariates into logits per feature, with further heads where a likelihood needs them.
 
@@ -134,6 +160,8 @@ class CountDecoder(nn.Module):
     heads
         Names of further outputs of shape ``(n, n_output)``, initialised to zero, such as ``"dispersion"``
         (added to the per-feature log dispersion) and ``"dropout"`` (zero inflation logits).
+    output_rank, head_rank
+        Rank of the layer that gives ``"mean"``, and of those of the heads; 0 for full layers.
     """
 
     def __init__(
@@ -148,16 +176,19 @@ class CountDecoder(nn.Module):
         activation: Activation = "silu",
         dropout: float = 0.0,
         heads: Sequence[str] = (),
+        output_rank: int = 0,
+        head_rank: int = 0,
     ) -> None:
         super().__init__()
         self.body = MLP(
             n_latent + n_covariates, [n_hidden] * n_layers, norm=norm, activation=activation, dropout=dropout
         )
-        self.mean = nn.Linear(n_hidden, n_output)
-        self.heads = nn.ModuleDict({name: nn.Linear(n_hidden, n_output) for name in heads})
+        self.mean = _output(n_hidden, n_output, output_rank)
+        self.heads = nn.ModuleDict({name: _output(n_hidden, n_output, head_rank) for name in heads})
         for head in self.heads.values():
-            nn.init.zeros_(head.weight)  # type: ignore[arg-type]
-            nn.init.zeros_(head.bias)  # type: ignore[arg-type]
+            last = head.scores if isinstance(head, LowRankLinear) else head
+            nn.init.zeros_(last.weight)  # type: ignore[arg-type]
+            nn.init.zeros_(last.bias)  # type: ignore[arg-type]
 
     def forward(self, z: Tensor, covariates: Tensor) -> dict[str, Tensor]:
         """Outputs by name: ``"mean"`` (logits) and one entry for each head."""
@@ -166,3 +197,8 @@ class CountDecoder(nn.Module):
         for name, head in self.heads.items():
             out[name] = head(h)
         return out
+
+
+def _output(n_input: int, n_output: int, rank: int) -> nn.Module:
+    """A full layer where the bottleneck would save nothing."""
+    return LowRankLinear(n_input, n_output, rank) if 0 < rank < min(n_input, n_output) else nn.Linear(n_input, n_output)

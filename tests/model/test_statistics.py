@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+from scipy import sparse
+
+import isd
+from isd.model import VAE
+from isd.model._presets import default_vae, default_vae_train
+from isd.model._statistics import feature_share, principal_loadings
+
+
+@pytest.fixture
+def counts():
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(90, 2)) * [1.0, 0.5]
+    rate = np.exp(1.5 + scores @ rng.normal(size=(2, 30)))
+    return sparse.csr_matrix(rng.poisson(rate).astype(np.float32))
+
+
+def test_loadings_are_those_of_a_dense_decomposition(counts):
+    rows = np.random.default_rng(1).permutation(90)[:70]  # in any order
+    found = principal_loadings(counts, rows, 3)
+    dense = counts[rows].toarray()
+    dense = np.log1p(1e4 * dense / dense.sum(axis=1, keepdims=True))
+    _, values, axes = np.linalg.svd(dense - dense.mean(axis=0), full_matrices=False)
+    expected = axes[:3] * values[:3, None] / np.sqrt(len(rows) - 1)
+    signs = np.sign((found * expected).sum(axis=1, keepdims=True))
+    np.testing.assert_allclose(found * signs, expected, atol=2e-3 * values[0])
+    np.testing.assert_allclose(feature_share(counts, rows, chunk=7), counts[rows].sum(axis=0).A1 / counts[rows].sum())
+
+
+def test_fewer_cells_than_axes(counts):
+    assert principal_loadings(counts, np.arange(3), 10).shape == (2, 30)
+    assert principal_loadings(counts, np.arange(1), 10).shape == (0, 30)
+
+
+def test_training_starts_from_the_axes_of_the_training_cells(adata, monkeypatch):
+    isd.pp.split(adata, seed=0)
+    VAE.setup_anndata(adata)
+    seen = {}
+    monkeypatch.setattr("isd.model._vae.fit", lambda model, *_, **__: seen.update(model.module.state_dict()))
+    model = VAE(adata, n_hidden=16, n_latent=4, output_rank=5, dispersion_rank=2)
+    model.train(max_steps=1)
+    rows = np.flatnonzero(adata.obs["isd_split"] == "train")
+    expected = principal_loadings(model.get_from_registry(adata, "X"), rows, 5)
+    np.testing.assert_allclose(seen["decoder.mean.loadings"].numpy(), expected, rtol=1e-4, atol=1e-5)
+    assert seen["decoder.heads.dispersion.loadings"].shape == (2, adata.n_vars)
+
+
+def test_full_layers_and_impossible_ranks(adata):
+    VAE.setup_anndata(adata)
+    full = VAE(adata, n_hidden=8, n_latent=2, output_rank=0, dispersion_rank=0)
+    assert full.module.output_rank == 0
+    full.train(max_steps=2)
+    # a bottleneck wider than what goes in would save nothing
+    assert VAE(adata, n_hidden=8, n_latent=2, output_rank=8).module.output_rank == 0
+    with pytest.raises(ValueError, match="output_rank must be a rank"):
+        VAE(adata, output_rank=-1)
+
+
+def test_default_settings_follow_what_there_is_to_learn_from(adata):
+    widths = [default_vae(n)["n_hidden"] for n in (100, 999, 1000, 10**6)]
+    dropout = [default_vae(n)["dropout"] for n in (100, 999, 4999, 5000)]
+    assert widths == [128, 128, 256, 256] and dropout == [0.3, 0.1, 0.1, 0.0]
+    assert default_vae(3000, 50.0)["n_hidden"] == 128 and default_vae(3000, 50.0)["dropout"] == 0.3
+    steps = [default_vae_train(n)["max_steps"] for n in (100, 3000, 30_000, 10**6, 10**7)]
+    assert steps == sorted(steps) and steps[-1] == steps[-2]
+    assert all(default_vae_train(n, 50.0)["max_steps"] < default_vae_train(n)["max_steps"] for n in (100, 3000, 30_000))
+    VAE.setup_anndata(adata)
+    n_train, per_feature = VAE(adata)._size()
+    assert n_train == round(0.9 * adata.n_obs)
+    assert per_feature == pytest.approx(adata.X.sum() * 0.9 / adata.n_vars, rel=0.1)
