@@ -71,3 +71,21 @@ def test_marginal_likelihood_is_at_least_the_elbo(counts):
     data = tensors(counts)
     elbo = -torch.stack([module(data)[2].loss for _ in range(200)]).mean()
     assert module.marginal_ll(data, n_mc_samples=500, return_mean=True) >= elbo.item()
+
+
+def test_latents_far_from_the_training_give_finite_values():
+    module = VAEModule(6, likelihood="normal", deterministic=True, n_hidden=4, n_latent=2)
+    with torch.no_grad():
+        module.decoder.mean.bias.copy_(torch.tensor([500.0, 100, 0, 0, -5, 9]))
+    z, log_library, codes = torch.zeros(3, 2), torch.full((3, 1), 7.0), torch.zeros(3, 1, dtype=torch.long)
+    counts = module.sample_counts(z, log_library, codes, None, np.random.default_rng(0))
+    assert np.isfinite(counts).all()
+    np.testing.assert_allclose(counts.sum(axis=1), round(np.exp(7.0)), rtol=1e-4)
+
+
+def test_dispersion_cannot_become_bursts():
+    module = VAEModule(6, n_hidden=4, n_latent=2)
+    with torch.no_grad():
+        module.log_theta.fill_(-50.0)
+    px = module.generative(torch.zeros(1, 2), torch.zeros(1, 1), torch.zeros(1, 1, dtype=torch.long), None)["px"]
+    assert (px.theta >= np.exp(-1) - 1e-6).all()

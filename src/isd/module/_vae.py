@@ -22,7 +22,9 @@ Likelihood = Literal["nb", "zinb", "poisson", "normal"]
 LIKELIHOODS: tuple[str, ...] = ("nb", "zinb", "poisson", "normal")
 #: log of the inverse dispersion at the start: nearly Poisson, so that over-dispersion has to be learnt
 LOG_THETA_INIT = 5.0
-LOG_THETA_RANGE = (-8.0, 12.0)
+#: Range of the log inverse dispersion. Lower values would let a cell say of a feature that it is mostly absent and at
+#: times huge, which is cheaper to learn than the label's true mean and is drawn as bursts in the wrong cells.
+LOG_THETA_RANGE = (-1.0, 12.0)
 
 
 class VAEModule(BaseModuleClass):
@@ -119,8 +121,8 @@ class VAEModule(BaseModuleClass):
             heads.append("dispersion")
         if likelihood == "zinb":
             heads.append("dropout")
-        ranks = {"output_rank": output_rank, "head_rank": dispersion_rank}
-        self.decoder = CountDecoder(n_latent, n_covariates, n_input, heads=heads, **ranks, **shape)
+        shape |= {"output_rank": output_rank, "head_rank": dispersion_rank}
+        self.decoder = CountDecoder(n_latent, n_covariates, n_input, heads=heads, **shape)
         if likelihood in ("nb", "zinb"):
             self.log_theta = nn.Parameter(torch.full((n_input,), LOG_THETA_INIT))
         # statistics of the training rows: the library size enters the networks standardised
@@ -160,6 +162,8 @@ class VAEModule(BaseModuleClass):
     @torch.no_grad()
     def set_loadings(self, loadings: np.ndarray) -> None:
         """Start the output layer from loadings of shape ``(k, n_vars)``, such as principal axes; the rest stays."""
+        if not isinstance(self.decoder.mean, LowRankLinear):
+            raise ValueError("the output layer is a full one and has no loadings; make the module with output_rank above 0.")
         ours = self.decoder.mean.loadings
         k = min(len(ours), len(loadings))
         ours[:k] = torch.as_tensor(loadings[:k], dtype=torch.float32, device=ours.device)
@@ -342,7 +346,8 @@ class VAEModule(BaseModuleClass):
         px = self.generative(z, log_library, codes, continuous)[MODULE_KEYS.PX_KEY]
         totals = np.maximum(np.rint(np.exp(log_library.double().cpu().numpy().ravel())), 1.0)
         if self.likelihood == "normal":
-            values = np.expm1(px.mean.clamp_min(0.0).cpu().numpy())
+            # no share of a cell is above one: latents far from those of the training must not end as infinity
+            values = np.expm1(px.mean.clamp(0.0, float(np.log1p(TARGET_SUM))).cpu().numpy())
             return (values * (totals[:, None] / np.maximum(values.sum(1, keepdims=True), 1e-12))).astype(np.float32)
         if self.likelihood == "poisson":
             rates = px.rate.cpu().numpy()

@@ -183,7 +183,7 @@ class CountDecoder(nn.Module):
         self.body = MLP(
             n_latent + n_covariates, [n_hidden] * n_layers, norm=norm, activation=activation, dropout=dropout
         )
-        self.mean = _output(n_hidden, n_output, output_rank)
+        self.mean: LowRankLinear | nn.Linear = _output(n_hidden, n_output, output_rank)
         self.heads = nn.ModuleDict({name: _output(n_hidden, n_output, head_rank) for name in heads})
         for head in self.heads.values():
             last = head.scores if isinstance(head, LowRankLinear) else head
@@ -199,6 +199,6 @@ class CountDecoder(nn.Module):
         return out
 
 
-def _output(n_input: int, n_output: int, rank: int) -> nn.Module:
+def _output(n_input: int, n_output: int, rank: int) -> LowRankLinear | nn.Linear:
     """A full layer where the bottleneck would save nothing."""
     return LowRankLinear(n_input, n_output, rank) if 0 < rank < min(n_input, n_output) else nn.Linear(n_input, n_output)
