@@ -223,7 +223,7 @@ def test_twelve_leiden_clusters_keep_their_meaning_and_colours(tmp_path):
     adata.uns["leiden_colors"] = [f"#0000{i:02x}" for i in range(12)]
     LatentDiffusion.setup_anndata(adata)
     model = LatentDiffusion(adata, n_hidden=64)
-    model.train(max_steps=800, vae_kwargs={"max_steps": 400})
+    model.train(max_steps=800, vae_kwargs={"max_steps": 800})
     model.save(tmp_path / "model")
     model = LatentDiffusion.load(tmp_path / "model")
     fake = isd.tl.generate(model, labels=dict.fromkeys(labels, 20), seed=0)

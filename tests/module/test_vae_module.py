@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from sklearn.metrics import log_loss
 
 from isd.module import VAEModule
 
@@ -83,9 +84,30 @@ def test_latents_far_from_the_training_give_finite_values():
     np.testing.assert_allclose(counts.sum(axis=1), round(np.exp(7.0)), rtol=1e-4)
 
 
-def test_dispersion_cannot_become_bursts():
-    module = VAEModule(6, n_hidden=4, n_latent=2)
-    with torch.no_grad():
-        module.log_theta.fill_(-50.0)
-    px = module.generative(torch.zeros(1, 2), torch.zeros(1, 1), torch.zeros(1, 1, dtype=torch.long), None)["px"]
-    assert (px.theta >= np.exp(-1) - 1e-6).all()
+def test_the_label_loss_is_sklearns_log_loss_and_cells_without_label_count_as_zero():
+    module = VAEModule(6, n_hidden=4, n_latent=2, n_labels=3, label_weight=2.0)
+    z, labels = torch.randn(8, 2), torch.tensor([0, 1, 2, 3, 0, 1, 3, 2])[:, None]
+    probability = torch.softmax(module.label_head(z).double(), dim=1).detach().numpy()
+    known = labels.ravel().numpy() < 3
+    want = log_loss(labels.ravel().numpy()[known], probability[known], labels=[0, 1, 2]) * known.mean()
+    assert module.label_loss(z, labels).item() == pytest.approx(want, rel=1e-4)
+    assert torch.isfinite(module.label_loss(z, torch.full((8, 1), 3)))
+
+
+def test_the_bound_of_validation_cells_has_neither_priors_nor_labels(counts):
+    options = {"n_hidden": 8, "n_latent": 2, "n_layers": 1, "deterministic": True, "output_rank": 2}
+    module = VAEModule(5, **options, shrinkage=3.0, dispersion_shrinkage=5.0, n_labels=3, label_weight=5.0)
+    data = tensors(counts) | {"labels": torch.tensor([0, 1, 2, 3, 0, 1])[:, None]}
+    inference, generated, validation = module.eval()(data)
+    torch.testing.assert_close(validation.loss, validation.reconstruction_loss["reconstruction_loss"].mean())
+    inference, generated, training = module.train()(data)
+    extra = generated["penalty"] / module.n_train + 5.0 * module.label_loss(inference["z"], data["labels"])
+    torch.testing.assert_close(training.loss, validation.loss + extra)
+    assert extra > 0
+
+
+@pytest.mark.parametrize("name", ["shrinkage", "dispersion_shrinkage", "label_weight"])
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
+def test_weights_of_priors_and_labels_are_checked(name, value):
+    with pytest.raises(ValueError, match=name):
+        VAEModule(6, **{name: value})

@@ -1,7 +1,15 @@
 import pytest
 import torch
 
-from isd.nn import AdaLNDenoiser, CountDecoder, CountEncoder, MLPUNet, NoiseClassifier, timestep_embedding
+from isd.nn import (
+    AdaLNDenoiser,
+    CountDecoder,
+    CountEncoder,
+    LowRankLinear,
+    MLPUNet,
+    NoiseClassifier,
+    timestep_embedding,
+)
 
 
 def test_adaln_denoiser_starts_at_zero_and_learns_to_use_its_conditions():
@@ -58,8 +66,6 @@ def test_timestep_embedding_of_odd_width_is_refused():
 
 
 def test_low_rank_layer_is_the_product_and_starts_heads_at_nought():
-    from isd.nn import CountDecoder, LowRankLinear
-
     layer = LowRankLinear(5, 7, 2)
     h = torch.randn(3, 5)
     weight = layer.loadings.T @ layer.scores.weight
@@ -72,3 +78,28 @@ def test_low_rank_layer_is_the_product_and_starts_heads_at_nought():
     assert (out["dispersion"] == 0).all()
     out["dispersion"].sum().backward()
     assert decoder.heads["dispersion"].scores.weight.grad.abs().max() > 0  # and can leave it
+
+
+def test_the_spread_of_a_low_rank_layer_is_the_mean_square_of_its_outputs():
+    layer = LowRankLinear(6, 40, 3)
+    h = torch.randn(17, 6)
+    with torch.no_grad():
+        layer.bias.normal_()
+    want = (layer(h) - layer.bias).square().mean(dim=0).sum()
+    torch.testing.assert_close(layer.spread(h), want)
+
+
+def test_the_penalty_is_a_normal_prior_on_logits_and_heads_and_only_in_training():
+    shape = {"n_hidden": 8, "n_layers": 1, "heads": ["dispersion"], "output_rank": 3, "head_rank": 2}
+    decoder = CountDecoder(4, 0, 30, **shape, shrinkage=2.0, head_shrinkage=7.0)
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter.normal_()
+    z = torch.randn(11, 4)
+    out = decoder(z, z.new_zeros(11, 0))
+    head = decoder.heads["dispersion"]
+    deviation = out["dispersion"] - head.bias
+    want = 0.5 * 2.0 * (out["mean"] - decoder.mean.bias).square().mean(0).sum()
+    want = want + 0.5 * 7.0 * (deviation.square().mean(0).sum() + head.bias.square().sum())
+    torch.testing.assert_close(out["penalty"], want)
+    assert "penalty" not in decoder.eval()(z, z.new_zeros(11, 0))

@@ -76,7 +76,7 @@ SPARSE = 100.0
 
 
 def default_vae(n_train: int, counts_per_feature: float = np.inf) -> dict[str, Any]:
-    """Width and dropout by what there is to learn from; on few counts a wide network fits them and not the field.
+    """Width, dropout and priors by what there is to learn from: a wide network fits few counts and not the field.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ def default_vae(n_train: int, counts_per_feature: float = np.inf) -> dict[str, A
     Examples
     --------
     >>> [default_vae(n)["n_hidden"] for n in (500, 3000)], [default_vae(n)["dropout"] for n in (300, 900, 9000)]
-    ([128, 256], [0.3, 0.1, 0.0])
+    ([128, 256], [0.1, 0.1, 0.0])
     """
     sparse = counts_per_feature < SPARSE
     return {
@@ -97,7 +97,10 @@ def default_vae(n_train: int, counts_per_feature: float = np.inf) -> dict[str, A
         "n_latent": 32,
         "output_rank": 32,
         "dispersion_rank": 8,
-        "dropout": 0.3 if n_train < FEW or sparse else 0.1 if n_train < LARGE else 0.0,
+        "shrinkage": 5.0,
+        "dispersion_shrinkage": 10.0,
+        "label_weight": 5.0,
+        "dropout": 0.1 if n_train < LARGE else 0.0,
         "norm": "layer",
         "activation": "silu",
         "likelihood": "nb",
@@ -110,14 +113,12 @@ def default_vae(n_train: int, counts_per_feature: float = np.inf) -> dict[str, A
 def default_vae_train(n_train: int, counts_per_feature: float = np.inf) -> dict[str, Any]:
     """Steps, batch size and weight decay by the same two numbers."""
     if n_train < SMALL:
-        rule = {"max_steps": 800, "batch_size": 64, "weight_decay": 0.1}
+        rule = {"max_steps": 800 if n_train < FEW else 1600, "batch_size": 64, "weight_decay": 0.1}
     elif n_train < LARGE:
-        rule = {"max_steps": 1500, "batch_size": 128, "weight_decay": 0.01}
+        rule = {"max_steps": 1500 if counts_per_feature < SPARSE else 2000, "batch_size": 128, "weight_decay": 0.01}
     else:
         # about 40 epochs, between 3,000 and 40,000 steps
         rule = {"max_steps": min(max(3000, 40 * n_train // 128), 40_000), "batch_size": 128, "weight_decay": 0.01}
-    if counts_per_feature < SPARSE:
-        rule["max_steps"] = min(rule["max_steps"], 500 if n_train < LARGE else rule["max_steps"] // 2)
     return {"lr": 1e-3, "lr_schedule": "one_cycle", "gradient_clip_val": 10.0, "kl_warmup": 0.3, **rule}
 
 

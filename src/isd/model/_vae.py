@@ -44,11 +44,17 @@ class VAE(VAEMixin, IsdModel):
     dispersion
         ``"cell"`` (per feature and cell) or ``"feature"``.
     dropout
-        Dropout in encoder and decoder. ``None``: 0.3 below 500 training cells or 100 counts per feature (of all
-        training cells together), 0.1 below 5,000 cells, else none.
+        Dropout in encoder and decoder. ``None``: 0.1 below 5,000 training cells, else none.
     output_rank, dispersion_rank
         Rank of the decoder's output layers, for means and for dispersion; 0 for full layers. ``None``: 32 and 8. The
         layer for means starts from the principal axes of the training cells.
+    shrinkage, dispersion_shrinkage
+        Precision of the normal priors on how far a feature's logits are from their mean, and on what a cell adds to
+        the log dispersion of a feature; 0 for none. ``None``: 5 and 10. Features with few counts stay near their mean;
+        those with many are hardly held back.
+    label_weight
+        Weight of the log-likelihood of a cell's label given its latent; 0 for an autoencoder that does not see
+        labels. ``None``: 5.
     preset
         ``"default"`` or ``"published"``, the autoencoder of the starting project: three layers of 1024 with batch norm
         and PReLU, 128 latents on the unit sphere, mean squared error.
@@ -85,6 +91,9 @@ class VAE(VAEMixin, IsdModel):
         dropout: float | None = None,
         output_rank: int | None = None,
         dispersion_rank: int | None = None,
+        shrinkage: float | None = None,
+        dispersion_shrinkage: float | None = None,
+        label_weight: float | None = None,
         preset: Preset = "default",
         seed: int | None = None,
         registry: dict[str, Any] | None = None,
@@ -101,6 +110,9 @@ class VAE(VAEMixin, IsdModel):
             "dropout": dropout,
             "output_rank": output_rank,
             "dispersion_rank": dispersion_rank,
+            "shrinkage": shrinkage,
+            "dispersion_shrinkage": dispersion_shrinkage,
+            "label_weight": label_weight,
             **module_kwargs,
         }
         rule = PUBLISHED["vae"] if preset == "published" else default_vae(*self._size())
@@ -110,6 +122,7 @@ class VAE(VAEMixin, IsdModel):
             self.module = VAEModule(
                 int(self.summary_stats["n_vars"]),
                 n_batch=len(self.batches),
+                n_labels=len(self.labels),
                 n_cats_per_cov=self.n_categories[2:],
                 n_continuous_cov=self.n_continuous_cov,
                 use_size_factor=self.setup_args.get("size_factor_key") is not None,
@@ -188,8 +201,8 @@ class VAE(VAEMixin, IsdModel):
         max_epochs, max_steps, max_minutes
             Length of the training; steps and minutes may be given together, the first that is reached ends it, and
             the learning rate anneals to whichever comes first. ``None`` follows the number of training cells:
-            800 steps below 1,000 cells, 1,500 below 5,000, then about 40 epochs; at most 500 below 5,000 cells with
-            fewer than 100 counts per feature, and half as many as else above.
+            800 steps below 500 cells, 1,600 below 1,000, 2,000 below 5,000 (1,500 with fewer than 100 counts per
+            feature), then about 40 epochs.
         batch_size, lr, weight_decay, lr_schedule
             Of the optimiser (AdamW); ``None`` follows the preset.
         kl_warmup

@@ -13,6 +13,7 @@ from scvi.module._constants import MODULE_KEYS
 from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
 from torch import Tensor, nn
 from torch.distributions import Distribution, Normal
+from torch.nn import functional as F
 
 from isd._constants import TARGET_SUM
 from isd.module._sampling import gamma_rates, multinomial_rows
@@ -22,9 +23,7 @@ Likelihood = Literal["nb", "zinb", "poisson", "normal"]
 LIKELIHOODS: tuple[str, ...] = ("nb", "zinb", "poisson", "normal")
 #: log of the inverse dispersion at the start: nearly Poisson, so that over-dispersion has to be learnt
 LOG_THETA_INIT = 5.0
-#: Range of the log inverse dispersion. Lower values would let a cell say of a feature that it is mostly absent and at
-#: times huge, which is cheaper to learn than the label's true mean and is drawn as bursts in the wrong cells.
-LOG_THETA_RANGE = (-1.0, 12.0)
+LOG_THETA_RANGE = (-8.0, 12.0)
 
 
 class VAEModule(BaseModuleClass):
@@ -53,6 +52,13 @@ class VAEModule(BaseModuleClass):
         ``"cell"`` (per feature and cell) or ``"feature"``.
     output_rank, dispersion_rank
         Rank of the output layers for the mean, and for dispersion and zero inflation; 0 for full layers.
+    shrinkage, dispersion_shrinkage
+        Precision of the prior on the logits of each feature, and on what a cell's dispersion adds to that of the
+        feature (for low-rank layers; see :class:`isd.nn.CountDecoder`). Without the second, a cell can say of a
+        feature that it is mostly absent and at times huge, which is learnt sooner than the label's true mean.
+    n_labels, label_weight
+        Number of labels, and weight of the log-likelihood of a cell's label given its latent: a latent drawn from
+        the posterior then still tells the label where counts are few. 0 for none.
     deterministic, l2_normalize
         Point latents on the unit sphere, as in the published autoencoder.
     use_library
@@ -79,6 +85,10 @@ class VAEModule(BaseModuleClass):
         dispersion: Literal["cell", "feature"] = "cell",
         output_rank: int = 0,
         dispersion_rank: int = 0,
+        shrinkage: float = 0.0,
+        dispersion_shrinkage: float = 0.0,
+        n_labels: int = 1,
+        label_weight: float = 0.0,
         deterministic: bool = False,
         l2_normalize: bool = False,
         use_library: bool = True,
@@ -92,6 +102,13 @@ class VAEModule(BaseModuleClass):
         for name, rank in (("output_rank", output_rank), ("dispersion_rank", dispersion_rank)):
             if rank < 0:
                 raise ValueError(f"{name} must be a rank, or 0 for a full layer; got {rank}.")
+        for name, weight in (
+            ("shrinkage", shrinkage),
+            ("dispersion_shrinkage", dispersion_shrinkage),
+            ("label_weight", label_weight),
+        ):
+            if not 0 <= weight < float("inf"):
+                raise ValueError(f"{name} must be a finite number that is not negative; got {weight}.")
         self.n_input = n_input
         self.n_latent = n_latent
         self.likelihood = likelihood
@@ -122,12 +139,17 @@ class VAEModule(BaseModuleClass):
         if likelihood == "zinb":
             heads.append("dropout")
         shape |= {"output_rank": output_rank, "head_rank": dispersion_rank}
+        shape |= {"shrinkage": shrinkage, "head_shrinkage": dispersion_shrinkage}
         self.decoder = CountDecoder(n_latent, n_covariates, n_input, heads=heads, **shape)
+        self.label_weight = label_weight
+        self.label_head = nn.Linear(n_latent, n_labels) if n_labels > 1 and label_weight > 0 else None
         if likelihood in ("nb", "zinb"):
             self.log_theta = nn.Parameter(torch.full((n_input,), LOG_THETA_INIT))
         # statistics of the training rows: the library size enters the networks standardised
         self.register_buffer("library_mean", torch.tensor(0.0))
         self.register_buffer("library_std", torch.tensor(1.0))
+        # priors count once for all training cells
+        self.register_buffer("n_train", torch.tensor(1.0))
         # counts per unit of the size factor: factors of any scale then mean library sizes
         self.register_buffer("size_factor_scale", torch.tensor(1.0))
 
@@ -144,6 +166,7 @@ class VAEModule(BaseModuleClass):
         feature_share
             Share of each feature in all counts of the training rows, shape ``(n_vars,)``.
         """
+        self.n_train.fill_(float(len(log_library)))
         self.library_mean.fill_(float(np.mean(log_library)))
         self.library_std.fill_(max(float(np.std(log_library)), 1e-2))
         if self.likelihood != "normal":
@@ -163,7 +186,9 @@ class VAEModule(BaseModuleClass):
     def set_loadings(self, loadings: np.ndarray) -> None:
         """Start the output layer from loadings of shape ``(k, n_vars)``, such as principal axes; the rest stays."""
         if not isinstance(self.decoder.mean, LowRankLinear):
-            raise ValueError("the output layer is a full one and has no loadings; make the module with output_rank above 0.")
+            raise ValueError(
+                "the output layer is a full one and has no loadings; make the module with output_rank above 0."
+            )
         ours = self.decoder.mean.loadings
         k = min(len(ours), len(loadings))
         ours[:k] = torch.as_tensor(loadings[:k], dtype=torch.float32, device=ours.device)
@@ -242,9 +267,15 @@ class VAEModule(BaseModuleClass):
     def generative(
         self, z: Tensor, log_library: Tensor, codes: Tensor, continuous: Tensor | None = None
     ) -> dict[str, Any]:
-        """Distribution of the counts given the latent (of log-normalised values for ``"normal"``)."""
+        """Distribution of the counts given the latent (of log-normalised values for ``"normal"``).
+
+        In training also ``"penalty"``, the decoder's negative log prior.
+        """
         out = self.decoder(z, self.covariates(log_library, codes, continuous))
-        return {MODULE_KEYS.PX_KEY: self._distribution(out, log_library)}
+        generated: dict[str, Any] = {MODULE_KEYS.PX_KEY: self._distribution(out, log_library)}
+        if "penalty" in out:
+            generated["penalty"] = out["penalty"]
+        return generated
 
     def _distribution(self, out: dict[str, Tensor], log_library: Tensor) -> Distribution:
         if self.likelihood == "normal":
@@ -272,7 +303,7 @@ class VAEModule(BaseModuleClass):
         generative_outputs: dict[str, Any],
         kl_weight: float | Tensor = 1.0,
     ) -> LossOutput:
-        """Negative evidence lower bound, averaged over the batch."""
+        """Negative evidence lower bound, averaged over the batch; in training with priors and the label's likelihood."""
         x = tensors[REGISTRY_KEYS.X_KEY]
         rec = self.reconstruction_loss(generative_outputs[MODULE_KEYS.PX_KEY], x)
         if self.deterministic:
@@ -280,7 +311,29 @@ class VAEModule(BaseModuleClass):
         else:
             mean, var = inference_outputs[MODULE_KEYS.QZM_KEY], inference_outputs[MODULE_KEYS.QZV_KEY]
             kl = 0.5 * (mean.square() + var - 1.0 - var.log()).sum(dim=1)
-        return LossOutput(loss=(rec + kl_weight * kl).mean(), reconstruction_loss=rec, kl_local=kl)
+        loss = (rec + kl_weight * kl).mean()
+        if self.training:
+            loss = loss + generative_outputs["penalty"] / self.n_train
+            if self.label_head is not None:
+                loss = loss + self.label_weight * self.label_loss(
+                    inference_outputs[MODULE_KEYS.Z_KEY], tensors[REGISTRY_KEYS.LABELS_KEY]
+                )
+        return LossOutput(loss=loss, reconstruction_loss=rec, kl_local=kl)
+
+    def label_loss(self, z: Tensor, labels: Tensor) -> Tensor:
+        """Negative log-likelihood of the labels given latents, per cell; cells without a label count as zero.
+
+        Parameters
+        ----------
+        z
+            Latents of shape ``(n, n_latent)``.
+        labels
+            Codes, shape ``(n, 1)``; ``n_labels`` for none.
+        """
+        assert self.label_head is not None
+        labels = labels.reshape(-1).long()
+        known = labels < self.label_head.out_features
+        return F.cross_entropy(self.label_head(z[known]), labels[known], reduction="sum") / len(labels)
 
     # -- further verbs -----------------------------------------------------------------------------------------
 

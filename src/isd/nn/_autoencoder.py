@@ -143,6 +143,17 @@ class LowRankLinear(nn.Module):
         """Map ``(n, n_input)`` to ``(n, n_output)``."""
         return torch.addmm(self.bias, self.scores(h), self.loadings)
 
+    def spread(self, h: Tensor) -> Tensor:
+        """Mean square over the rows of ``h`` of what is added to the bias, summed over outputs, without making them.
+
+        Parameters
+        ----------
+        h
+            Input of the layer, shape ``(n, n_input)``.
+        """
+        scores = self.scores(h)
+        return ((scores.T @ scores @ self.loadings) * self.loadings).sum() / len(h)
+
 
 class CountDecoder(nn.Module):
     """Decode a latent and covariates into logits per feature, with further heads where a likelihood needs them.
@@ -162,6 +173,8 @@ class CountDecoder(nn.Module):
         (added to the per-feature log dispersion) and ``"dropout"`` (zero inflation logits).
     output_rank, head_rank
         Rank of the layer that gives ``"mean"``, and of those of the heads; 0 for full layers.
+    shrinkage, head_shrinkage
+        Precision of the prior that ``penalty`` adds up, for the mean's logits and for the heads.
     """
 
     def __init__(
@@ -178,8 +191,11 @@ class CountDecoder(nn.Module):
         heads: Sequence[str] = (),
         output_rank: int = 0,
         head_rank: int = 0,
+        shrinkage: float = 0.0,
+        head_shrinkage: float = 0.0,
     ) -> None:
         super().__init__()
+        self.shrinkage, self.head_shrinkage = shrinkage, head_shrinkage
         self.body = MLP(
             n_latent + n_covariates, [n_hidden] * n_layers, norm=norm, activation=activation, dropout=dropout
         )
@@ -191,12 +207,30 @@ class CountDecoder(nn.Module):
             nn.init.zeros_(last.bias)  # type: ignore[arg-type]
 
     def forward(self, z: Tensor, covariates: Tensor) -> dict[str, Tensor]:
-        """Outputs by name: ``"mean"`` (logits) and one entry for each head."""
+        """Outputs by name: ``"mean"`` (logits), one entry for each head, and in training ``"penalty"``, a scalar."""
         h = self.body(torch.cat([z, covariates], dim=1))
         out = {"mean": self.mean(h)}
         for name, head in self.heads.items():
             out[name] = head(h)
+        if self.training:
+            out["penalty"] = self.penalty(h)
         return out
+
+    def penalty(self, h: Tensor) -> Tensor:
+        """Negative log prior of the low-rank layers, up to a constant.
+
+        The prior is on what the layers give and not on their weights, which could hide in each other: normal with
+        precision ``shrinkage`` around the bias for the logits, with ``head_shrinkage`` around zero for the heads. A
+        feature with few counts stays near its mean; one with many is not held back.
+        """
+        total = h.new_zeros(())
+        if self.shrinkage and isinstance(self.mean, LowRankLinear):
+            total = total + 0.5 * self.shrinkage * self.mean.spread(h)
+        if self.head_shrinkage:
+            for head in self.heads.values():
+                if isinstance(head, LowRankLinear):
+                    total = total + 0.5 * self.head_shrinkage * (head.spread(h) + head.bias.square().sum())
+        return total
 
 
 def _output(n_input: int, n_output: int, rank: int) -> LowRankLinear | nn.Linear:
