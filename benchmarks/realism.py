@@ -48,6 +48,9 @@ REAL = {
     "colorectal": ("sc_colorectal_longread", "cell_type"),
     "macrophage": ("bulk_macrophage", "condition_name"),
     "lcl": ("bulk_lcl_chr19", None),
+    # labels not told: how much a Gaussian for all cells misses
+    "sperm_unlabelled": ("sc_mouse_sperm_polya_sites_dev", None),
+    "worm_unlabelled": ("sc_worm_neuron_genes_dev", None),
 }
 SIMULATED: dict[str, dict[str, Any]] = {
     "small": {"n_obs": 1500, "n_vars": 1000, "n_labels": 6},

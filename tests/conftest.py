@@ -71,7 +71,7 @@ def _trained(_simulated):
     isd.pp.split(adata, seed=0)
     isd.model.LatentDiffusion.setup_anndata(adata)
     model = isd.model.LatentDiffusion(adata, n_hidden=64)
-    model.train(max_steps=400, vae_kwargs={"max_steps": 500})
+    model.train(max_steps=400, vae_kwargs={"max_steps": 800})
     return model
 
 
