@@ -125,7 +125,8 @@ def draw_counts(
         if exact:
             times = _times(mean.sum(1).double().cpu().numpy(), (mean.square() / theta).sum(1).cpu().numpy(), totals)
         ratio_tensor = mean * torch.as_tensor(times, dtype=mean.dtype, device=mean.device)[:, None] / theta
-        clusters = (torch.log1p(ratio_tensor) * theta).cpu().numpy()
+        # running sums of tiny rates need more digits; torch's are several times quicker than numpy's
+        cumulative = torch.cumsum(torch.log1p(ratio_tensor) * theta, 1, dtype=torch.float64).cpu().numpy()
         ratio = ratio_tensor.cpu().numpy()
     for i, stream in enumerate(streams):
         total = int(totals[i])
@@ -135,7 +136,7 @@ def draw_counts(
             rows.append(multinomial_row(means[i], total, stream))
         elif wide[i]:
             rows.append(
-                _first_counts(means[i], thetas[i], clusters[i], ratio[i], times[i], total if exact else None, stream)
+                _first_counts(means[i], thetas[i], cumulative[i], ratio[i], times[i], total if exact else None, stream)
             )
         else:
             rates = gamma_rates(means[i], thetas[i], stream)
@@ -162,14 +163,13 @@ def _times(expected: np.ndarray, spread: np.ndarray, totals: np.ndarray) -> np.n
 def _first_counts(
     mean: np.ndarray,
     theta: np.ndarray,
-    clusters: np.ndarray,
+    cumulative: np.ndarray,
     ratio: np.ndarray,
     time: float,
     total: int | None,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The first ``total`` counts of a row, or all up to time 1 (and at least one)."""
-    cumulative = np.cumsum(clusters, dtype=np.float64)
     if not (cumulative[-1] > 0 and np.isfinite(cumulative[-1])):
         return multinomial_row(np.zeros(len(mean)), total or 1, rng)
     index, counts = _clustered(cumulative, ratio, rng)
