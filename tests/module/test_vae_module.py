@@ -63,7 +63,7 @@ def test_sampled_counts_are_whole_and_have_the_asked_total(likelihood):
 
 @pytest.mark.parametrize("likelihood", ["nb", "zinb", "poisson", "normal"])
 def test_counts_do_not_depend_on_how_many_cells_are_decoded_at_once(likelihood, monkeypatch):
-    module = VAEModule(30, n_hidden=8, n_latent=2, n_layers=1, likelihood=likelihood).eval()
+    module = VAEModule(30, n_hidden=8, n_latent=2, n_layers=1, likelihood=likelihood, output_rank=2).eval()
     z, codes = torch.randn(7, 2), torch.zeros(7, 1, dtype=torch.long)
     log_library = torch.log(torch.tensor([[5.0], [100.0], [20.0], [7.0], [30.0], [9.0], [2000.0]]))
     drawn = []

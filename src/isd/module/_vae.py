@@ -25,8 +25,9 @@ LIKELIHOODS: tuple[str, ...] = ("nb", "zinb", "poisson", "normal")
 #: log of the inverse dispersion at the start: nearly Poisson, so that over-dispersion has to be learnt
 LOG_THETA_INIT = 5.0
 LOG_THETA_RANGE = (-8.0, 12.0)
-#: Values of one decoded array when counts are drawn (32 MB each, of which about eight are held)
-DECODED_AT_ONCE = 2**23
+#: Values of one decoded array when counts are drawn: 8 MB, which allocators hand out again rather than ask the system
+#: for anew; more rows at once where all of a full output layer has to be read for them
+DECODED_AT_ONCE, DECODED_AT_ONCE_FULL = 2**21, 2**23
 
 
 class VAEModule(BaseModuleClass):
@@ -385,7 +386,7 @@ class VAEModule(BaseModuleClass):
         are put back on the scale of counts and scaled to the library size; they stay fractional.
 
         Cells are decoded a few at a time, so that memory does not grow with their number; how many depends on the
-        number of features alone, so that the same cells give the same counts.
+        shape of the network alone, so that the same cells give the same counts.
 
         Parameters
         ----------
@@ -402,7 +403,7 @@ class VAEModule(BaseModuleClass):
         -------
         csr matrix of shape ``(n, n_vars)``, ``float32``.
         """
-        step = max(1, DECODED_AT_ONCE // self.n_input)
+        step = max(1, (DECODED_AT_ONCE if self.output_rank else DECODED_AT_ONCE_FULL) // self.n_input)
         blocks = []
         for start in range(0, len(z), step):
             rows = slice(start, start + step)
