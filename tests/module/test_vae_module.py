@@ -56,9 +56,22 @@ def test_sampled_counts_are_whole_and_have_the_asked_total(likelihood):
     log_library = torch.log(torch.tensor([[5.0], [100.0], [2000.0]]))
     x = module.sample_counts(
         torch.zeros(3, 2), log_library, torch.zeros(3, 1, dtype=torch.long), None, np.random.default_rng(0)
-    )
+    ).toarray()
     assert x.sum(1).tolist() == [5, 100, 2000]
     assert (x == np.rint(x)).all()
+
+
+@pytest.mark.parametrize("likelihood", ["nb", "zinb", "poisson", "normal"])
+def test_counts_do_not_depend_on_how_many_cells_are_decoded_at_once(likelihood, monkeypatch):
+    module = VAEModule(30, n_hidden=8, n_latent=2, n_layers=1, likelihood=likelihood, output_rank=2).eval()
+    z, codes = torch.randn(7, 2), torch.zeros(7, 1, dtype=torch.long)
+    log_library = torch.log(torch.tensor([[5.0], [100.0], [20.0], [7.0], [30.0], [9.0], [2000.0]]))
+    drawn = []
+    for at_once in (30 * 7, 30 * 2, 1):
+        monkeypatch.setattr("isd.module._vae.DECODED_AT_ONCE", at_once)
+        drawn.append(module.sample_counts(z, log_library, codes, None, np.random.default_rng(0)).toarray())
+    np.testing.assert_allclose(drawn[1], drawn[0], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(drawn[2], drawn[0], rtol=1e-4, atol=1e-6)
 
 
 def test_unknown_likelihood_lists_the_known_ones():
@@ -79,7 +92,7 @@ def test_latents_far_from_the_training_give_finite_values():
     with torch.no_grad():
         module.decoder.mean.bias.copy_(torch.tensor([500.0, 100, 0, 0, -5, 9]))
     z, log_library, codes = torch.zeros(3, 2), torch.full((3, 1), 7.0), torch.zeros(3, 1, dtype=torch.long)
-    counts = module.sample_counts(z, log_library, codes, None, np.random.default_rng(0))
+    counts = module.sample_counts(z, log_library, codes, None, np.random.default_rng(0)).toarray()
     assert np.isfinite(counts).all()
     np.testing.assert_allclose(counts.sum(axis=1), round(np.exp(7.0)), rtol=1e-4)
 

@@ -17,7 +17,7 @@ def test_the_ends_are_the_two_labels_and_the_way_leads_from_one_to_the_other(tra
     source, target = share(guide, between, "0"), share(guide, between, "1")
     assert source[0.0] > 0.85 and target[1.0] > 0.7
     assert source[0.0] > source[0.5] > source[1.0]
-    assert target[0.0] < 0.1
+    assert target[0.0] < 0.2
 
 
 def test_it_has_the_slots_of_generated_cells_and_says_where_each_cell_started(trained, adata):

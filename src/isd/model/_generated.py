@@ -86,7 +86,9 @@ def broadcast_library(library_size: float | np.ndarray, n_obs: int) -> np.ndarra
     return library
 
 
-def decode_counts(module: Any, cells: Cells, *, key: Sequence[int], progress: bool | None = None) -> sparse.csr_matrix:
+def decode_counts(
+    module: Any, cells: Cells, *, key: Sequence[int], first_tile: int = 0, progress: bool | None = None
+) -> sparse.csr_matrix:
     """Draw counts for latents, tile by tile, as csr.
 
     Parameters
@@ -97,16 +99,18 @@ def decode_counts(module: Any, cells: Cells, *, key: Sequence[int], progress: bo
         What to decode.
     key
         Key of the random numbers; each tile of 256 cells has a stream of its own, keyed by this and its number.
+    first_tile
+        Number of the first tile, where the cells are part of more.
     progress
         Progress bar.
     """
     n = len(cells.latents)
     blocks = []
     for tile in track(range(0, n, TILE), "Decoding", progress=progress):
-        rng = np.random.default_rng([*key, tile // TILE])
+        rng = np.random.default_rng([*key, first_tile + tile // TILE])
         z, log_library, codes, continuous = cells.tensors(slice(tile, tile + TILE), module.device)
-        blocks.append(sparse.csr_matrix(module.sample_counts(z, log_library, codes, continuous, rng)))
-    return sparse.vstack(blocks, format="csr").astype(np.float32)
+        blocks.append(module.sample_counts(z, log_library, codes, continuous, rng))
+    return sparse.csr_matrix(sparse.vstack(blocks, format="csr"))
 
 
 def log_normalized(counts: sparse.csr_matrix) -> sparse.csr_matrix:
@@ -163,8 +167,37 @@ def generated_adata(
     """
     if counts is None:
         counts = decode_counts(vae.module, cells, key=(seed, COUNTS_STREAM), progress=progress)
-    n = counts.shape[0]
-    obs = pd.DataFrame(index=pd.Index([f"generated_{i}" for i in range(n)], dtype=object))
+    parts = generated_parts(model, vae, cells, label_codes=label_codes, provenance=provenance)
+    return with_counts(parts, counts, model.layer)
+
+
+def with_counts(parts: dict[str, Any], counts: sparse.csr_matrix, layer: str | None) -> AnnData:
+    """AnnData of :func:`generated_parts` with counts where the model reads them."""
+    if layer is None:
+        return AnnData(X=counts, **parts)
+    return AnnData(X=log_normalized(counts), layers={layer: counts}, **parts)
+
+
+def generated_parts(
+    model: Any,
+    vae: Any,
+    cells: Cells,
+    *,
+    label_codes: np.ndarray | None,
+    provenance: dict[str, Any],
+    first: int = 0,
+) -> dict[str, Any]:
+    """All of generated data but the counts, as arguments of :class:`anndata.AnnData`.
+
+    Parameters
+    ----------
+    model, vae, cells, label_codes, provenance
+        As for :func:`generated_adata`.
+    first
+        Number of the first cell, which gives it its name.
+    """
+    n = len(cells.latents)
+    obs = pd.DataFrame(index=pd.Index([f"generated_{first + i}" for i in range(n)], dtype=object))
     if model.labels_key is not None:
         codes = np.full(n, len(model.labels)) if label_codes is None else label_codes
         obs[model.labels_key] = label_column(model.labels, codes)
@@ -177,24 +210,20 @@ def generated_adata(
         for k, key in enumerate(model.setup_args["continuous_covariate_keys"]):
             obs[key] = cells.continuous[:, k]
     var = model.feature_table.copy()
-    layer = model.layer
-    adata = AnnData(X=counts if layer is None else log_normalized(counts), obs=obs, var=var)
-    if layer is not None:
-        adata.layers[layer] = counts
-    adata.obsm[OBSM_VAE] = cells.latents
+    uns: dict[str, Any] = {}
     if model.label_colors is not None:
-        adata.uns[f"{model.labels_key}_colors"] = list(model.label_colors)
+        uns[f"{model.labels_key}_colors"] = list(model.label_colors)
     entries: dict[str, Any] = {
         "version": isd_version(),
         "model": type(model).__name__,
         "fingerprint": model.fingerprint,
         "vae_fingerprint": vae.fingerprint,
         "labels_key": model.labels_key,
-        "layer": layer,
+        "layer": model.layer,
         "train_obs_hash": model.train_obs_hash,
         "likelihood": vae.module.likelihood,
         **provenance,
     }
     # h5ad has no None
-    adata.uns[UNS_KEY] = {k: v for k, v in entries.items() if v is not None}
-    return adata
+    uns[UNS_KEY] = {k: v for k, v in entries.items() if v is not None}
+    return {"obs": obs, "var": var, "obsm": {OBSM_VAE: cells.latents}, "uns": uns}

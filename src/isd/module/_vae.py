@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from scipy import sparse
 from scvi import REGISTRY_KEYS
 from scvi.distributions import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from scvi.module._constants import MODULE_KEYS
@@ -16,7 +17,7 @@ from torch.distributions import Distribution, Normal
 from torch.nn import functional as F
 
 from isd._constants import TARGET_SUM
-from isd.module._sampling import gamma_rates, multinomial_rows
+from isd.module._sampling import draw_counts
 from isd.nn import CountDecoder, CountEncoder, LowRankLinear, one_hot_conditions
 
 Likelihood = Literal["nb", "zinb", "poisson", "normal"]
@@ -24,6 +25,9 @@ LIKELIHOODS: tuple[str, ...] = ("nb", "zinb", "poisson", "normal")
 #: log of the inverse dispersion at the start: nearly Poisson, so that over-dispersion has to be learnt
 LOG_THETA_INIT = 5.0
 LOG_THETA_RANGE = (-8.0, 12.0)
+#: Values of one decoded array when counts are drawn: 8 MB, which allocators hand out again rather than ask the system
+#: for anew; more rows at once where all of a full output layer has to be read for them
+DECODED_AT_ONCE, DECODED_AT_ONCE_FULL = 2**21, 2**23
 
 
 class VAEModule(BaseModuleClass):
@@ -373,13 +377,16 @@ class VAEModule(BaseModuleClass):
         codes: Tensor,
         continuous: Tensor | None,
         rng: np.random.Generator,
-    ) -> np.ndarray:
+    ) -> sparse.csr_matrix:
         """Draw counts for given latents; the total of each cell is its library size, rounded.
 
         With a size factor in place of the library size, totals scatter around it.
 
         For ``"normal"`` there is no count distribution: the decoded log-normalised values (not below zero)
         are put back on the scale of counts and scaled to the library size; they stay fractional.
+
+        Cells are decoded a few at a time, so that memory does not grow with their number; how many depends on the
+        shape of the network alone, so that the same cells give the same counts.
 
         Parameters
         ----------
@@ -394,25 +401,29 @@ class VAEModule(BaseModuleClass):
 
         Returns
         -------
-        Array of shape ``(n, n_vars)``, ``float32``.
+        csr matrix of shape ``(n, n_vars)``, ``float32``.
         """
-        px = self.generative(z, log_library, codes, continuous)[MODULE_KEYS.PX_KEY]
-        totals = np.maximum(np.rint(np.exp(log_library.double().cpu().numpy().ravel())), 1.0)
+        step = max(1, (DECODED_AT_ONCE if self.output_rank else DECODED_AT_ONCE_FULL) // self.n_input)
+        blocks = []
+        for start in range(0, len(z), step):
+            rows = slice(start, start + step)
+            some = None if continuous is None else continuous[rows]
+            px = self.generative(z[rows], log_library[rows], codes[rows], some)[MODULE_KEYS.PX_KEY]
+            totals = np.maximum(np.rint(np.exp(log_library[rows].double().cpu().numpy().ravel())), 1.0)
+            blocks.append(self._draw(px, totals, rng))
+        return sparse.csr_matrix(sparse.vstack(blocks, format="csr"))
+
+    def _draw(self, px: Any, totals: np.ndarray, rng: np.random.Generator) -> sparse.csr_matrix:
         if self.likelihood == "normal":
             # no share of a cell is above one: latents far from those of the training must not end as infinity
             values = np.expm1(px.mean.clamp(0.0, float(np.log1p(TARGET_SUM))).cpu().numpy())
-            return (values * (totals[:, None] / np.maximum(values.sum(1, keepdims=True), 1e-12))).astype(np.float32)
+            values *= totals[:, None] / np.maximum(values.sum(1, keepdims=True), 1e-12)
+            return sparse.csr_matrix(values, dtype=np.float32)
         if self.likelihood == "poisson":
-            rates = px.rate.cpu().numpy()
+            mean, theta = px.rate, None
         else:
-            rates = gamma_rates(px.mu.cpu().numpy(), px.theta.cpu().numpy(), rng)
+            mean, theta = px.mu, px.theta
         if self.likelihood == "zinb":
-            dropped = torch.sigmoid(px.zi_logits).cpu().numpy()
-            rates *= rng.random(rates.shape, dtype=np.float32) >= dropped
-        if not self.use_size_factor:
-            return multinomial_rows(rates, totals, rng)
-        counts = rng.poisson(rates).astype(np.float32)
-        empty = counts.sum(1) == 0
-        # a cell without any count is no cell: it gets one
-        counts[empty] = multinomial_rows(rates[empty], np.ones(int(empty.sum())), rng)
-        return counts
+            seen = rng.random(tuple(mean.shape), dtype=np.float32) >= torch.sigmoid(px.zi_logits).cpu().numpy()
+            mean = mean * torch.as_tensor(seen, device=mean.device)
+        return draw_counts(mean, theta, totals, rng, exact=not self.use_size_factor)

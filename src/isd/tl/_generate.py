@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from anndata import AnnData
 from scvi.model._utils import parse_device_args
 
+from isd._hash import fingerprint
 from isd.model._classifier import Classifier
-from isd.model._generated import broadcast_library, generated_adata
+from isd.model._files import isd_version
+from isd.model._generated import (
+    COUNTS_STREAM,
+    TILE,
+    Cells,
+    broadcast_library,
+    decode_counts,
+    generated_parts,
+    with_counts,
+)
 from isd.model._latent_diffusion import LatentDiffusion
 from isd.settings import settings
 from isd.tl._accept import accepted_cells
@@ -19,6 +30,7 @@ from isd.tl._guides import GuideSpec, as_pairs, resolve_guides, resolve_scales
 from isd.tl._labels import Labels, check_conditions, label_codes
 from isd.tl._plan import LATENTS, Draw, Latents, Plan, density_draw
 from isd.tl._sample import make_sampler, sample_diffusion
+from isd.tl._stream import Stream, checked_target, part_rows, read_backed
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -41,6 +53,9 @@ def generate(
     library_size: float | ArrayLike | None = None,
     accept: Literal["classified"] | None = None,
     max_tries: int = 20,
+    part: tuple[int, int] | None = None,
+    backed: str | Path | None = None,
+    overwrite: bool = False,
     seed: int | None = None,
     batch_size: int = 256,
     accelerator: str | None = None,
@@ -90,6 +105,15 @@ def generate(
         them if there are several) finds the label there; others are drawn anew until all are found. ``None`` keeps all.
     max_tries
         Most draws of a cell with ``accept``.
+    part
+        ``(k, n)`` generates the ``k``-th of ``n`` parts (counted from 1) of these cells, for one process of several: the parts
+        one below the other are the whole, cell by cell. Parts are whole tiles of 256. Not with ``accept``.
+    backed
+        Name of a file in ``.h5ad`` or ``.zarr`` to write the cells to as they are made: memory does not grow with their
+        number. What is done so far lies in a folder beside it (``.partial``), and the same call goes on after an
+        interruption; the file is there when it is whole. Not with ``accept``.
+    overwrite
+        Whether ``backed`` may replace a file, and the beginning of other cells.
     seed
         Seed; ``None`` takes ``isd.settings.seed``. The same seed gives the same cells on the same machine.
     batch_size
@@ -107,13 +131,17 @@ def generate(
     covariates; ``obsm["X_isd_vae"]``; provenance in ``uns["isd"]``. Cells of an array of labels keep its order.
     Where they apply: ``obs["isd_guidance_scale"]`` (scales that differ), ``obs["isd_extrapolated"]`` (no training cell
     has this label, batch and covariates together), and with ``accept`` ``obs["isd_tries"]``,
-    ``uns["isd"]["acceptance_rate"]`` and ``uns["isd"]["acceptance"]`` (per label).
+    ``uns["isd"]["acceptance_rate"]`` and ``uns["isd"]["acceptance"]`` (per label). With ``backed`` the same, opened with ``X``
+    left on disk (of zarr files, layers too).
 
     Raises
     ------
     ValueError
         If the model is not trained, a label, batch or covariate is unknown, numbers do not add up, the classifier
-        belongs to another model, or guidance is asked for where ``latents`` are not the diffusion's.
+        belongs to another model, guidance is asked for where ``latents`` are not the diffusion's, or the file that
+        ``backed`` names was begun by another call.
+    FileExistsError
+        If that file is there, without ``overwrite``.
     RuntimeError
         If cells are not accepted after ``max_tries`` draws.
 
@@ -132,6 +160,14 @@ def generate(
     >>> fake = isd.tl.generate(model, labels={"0": 3, "1": 2}, seed=0)
     >>> fake.obs["leiden"].tolist()
     ['0', '0', '0', '1', '1']
+
+    Straight to disk, cell by cell the same:
+
+    >>> import pathlib, tempfile
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "fake.h5ad"
+    >>> on_disk = isd.tl.generate(model, labels={"0": 3, "1": 2}, seed=0, backed=path)
+    >>> on_disk.isbacked, bool((on_disk.to_memory().X != fake.X).nnz == 0)
+    (True, True)
     """
     check_model(model)
     if batch_size < 1:
@@ -139,6 +175,13 @@ def generate(
     if latents not in LATENTS:
         raise ValueError(f"latents {latents!r} is unknown; choose one of {LATENTS}.")
     _check_accept(accept, max_tries, classifier)
+    if accept and (backed is not None or part is not None):
+        raise ValueError(
+            f'accept="classified" draws cells anew all together, and does not go with {"backed" if backed else "part"}; '
+            "generate in memory, a label at a time where all are too many."
+        )
+    if backed is not None:
+        checked_target(backed, overwrite=overwrite)
     seed = settings.seed if seed is None else int(seed)
     codes = label_codes(model, n_obs, labels)
     null = len(model.labels)
@@ -173,7 +216,7 @@ def generate(
     if latents == "diffusion":
 
         def draw(
-            rows: np.ndarray, codes: np.ndarray, templates: np.ndarray, key: Sequence[int]
+            rows: np.ndarray, codes: np.ndarray, templates: np.ndarray, key: Sequence[int], first_tile: int
         ) -> tuple[np.ndarray, np.ndarray | None]:
             x = sample_diffusion(
                 model,
@@ -182,6 +225,7 @@ def generate(
                 guides=[GuideSpec(g.classifier, g.codes[rows], g.scale, g.start_step) for g in guides],
                 solver=solver,
                 key=key,
+                first_tile=first_tile,
                 batch_size=batch_size,
                 progress=progress,
             )
@@ -190,16 +234,46 @@ def generate(
     else:
         draw = density_draw(model, latents, progress=progress)
     plan = Plan(model, codes, asked, log_library, seed, draw)
-    everything = np.arange(len(codes))
-    counts = tries = acceptance = None
+    within = part_rows(part, len(codes))
+    counts = tries = acceptance = stream = saved = None
+    if backed is not None:
+        call = {
+            "version": isd_version(),
+            "model": model.fingerprint,
+            "device": model.module.device.type,
+            "seed": seed,
+            "n_obs": len(codes),
+            "part": None if part is None else tuple(map(int, part)),
+            "labels": fingerprint(codes),
+            "batch and covariates": sorted(asked.items()),
+            "library_size": None if log_library is None else fingerprint(log_library),
+            "latents": latents,
+            "guidance_scale": fingerprint(scales) if isinstance(scales, np.ndarray) else scales,
+            "classifier": [(g.classifier.fingerprint, g.scale, g.start_step, fingerprint(g.codes)) for g in guides],
+        }
+        if latents == "diffusion":
+            call |= {"sampler": solver.name, "n_steps": n_steps}
+        stream = Stream.open(backed, call, overwrite=overwrite)
+        saved = stream.read_cells()
     if accept:
         cells, all_codes, counts, tries, acceptance = accepted_cells(
             plan, guides, max_tries=max_tries, progress=progress
         )
+    elif saved is not None:
+        n_network_calls, all_codes = int(saved.pop("n_network_calls")), saved.pop("all_codes")
+        cells = Cells(**saved)
     else:
-        cells, all_codes = plan.cells(everything)
+        cells, all_codes = plan.cells(np.arange(len(codes)), part=within)
+    if latents == "diffusion" and saved is None:
+        n_network_calls = solver.n_network_calls
+    if stream is not None and saved is None:
+        stream.write_cells(
+            all_codes=all_codes, n_network_calls=n_network_calls if latents == "diffusion" else 0, **vars(cells)
+        )
     unseen = extrapolated(model, all_codes)
     provenance: dict[str, Any] = {"seed": seed, "latents": latents}
+    if part is not None:
+        provenance |= {"part": list(map(int, part)), "n_obs": len(codes)}
     if latents == "diffusion":
         provenance |= {
             "sampler": solver.name,
@@ -207,30 +281,30 @@ def generate(
             "guidance_scale": scales if isinstance(scales, float) else "per cell",
             "classifier_scale": _one_or_each([guide.scale for guide in guides], 0.0),
             "start_guide_step": _one_or_each([guide.start_step for guide in guides], start_guide_step),
-            "n_network_calls": solver.n_network_calls,
+            "n_network_calls": n_network_calls,
         }
     if acceptance is not None:
         provenance |= {
             "acceptance_rate": float(acceptance["accepted"].sum() / acceptance["drawn"].sum()),
             "acceptance": acceptance,
         }
-    fake = generated_adata(
-        model,
-        model.vae,
-        cells,
-        label_codes=codes,
-        seed=seed,
-        provenance=provenance,
-        counts=counts,
-        progress=progress,
+    parts = generated_parts(
+        model, model.vae, cells, label_codes=codes[within], provenance=provenance, first=within.start
     )
     if isinstance(scales, np.ndarray):
-        fake.obs["isd_guidance_scale"] = scales
+        parts["obs"]["isd_guidance_scale"] = scales[within]
     if tries is not None:
-        fake.obs["isd_tries"] = tries
+        parts["obs"]["isd_tries"] = tries
     if unseen.any():
-        fake.obs["isd_extrapolated"] = unseen
-    return fake
+        parts["obs"]["isd_extrapolated"] = unseen
+    key = (seed, COUNTS_STREAM)
+    if stream is not None:
+        stream.write_counts(model.vae.module, cells, key=key, first=within.start, progress=progress)
+        stream.finish(parts, model.layer, progress=progress)
+        return read_backed(stream.path)
+    if counts is None:
+        counts = decode_counts(model.vae.module, cells, key=key, first_tile=within.start // TILE, progress=progress)
+    return with_counts(parts, counts, model.layer)
 
 
 def check_model(model: Any) -> None:

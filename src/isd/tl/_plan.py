@@ -16,8 +16,9 @@ from isd.tl._conditions import full_codes, template_rows
 Latents = Literal["diffusion", "gaussian", "mixture", "prior"]
 LATENTS: tuple[str, ...] = ("diffusion", "gaussian", "mixture", "prior")
 
-Draw = Callable[[np.ndarray, np.ndarray, np.ndarray, Sequence[int]], tuple[np.ndarray, np.ndarray | None]]
-"""``draw(rows, codes, templates, key)``: latents of some cells, and their log library size where it is drawn as well."""
+Draw = Callable[[np.ndarray, np.ndarray, np.ndarray, Sequence[int], int], tuple[np.ndarray, np.ndarray | None]]
+"""``draw(rows, codes, templates, key, first_tile)``: latents of some cells, and their log library size where it is drawn
+as well."""
 
 
 def stream_key(seed: int, attempt: int = 0) -> tuple[int, ...]:
@@ -52,7 +53,7 @@ class Plan:
     seed: int
     draw: Draw
 
-    def cells(self, rows: np.ndarray, attempt: int = 0) -> tuple[Cells, np.ndarray]:
+    def cells(self, rows: np.ndarray, attempt: int = 0, part: slice | None = None) -> tuple[Cells, np.ndarray]:
         """Some of the cells, ready to be decoded, and their codes of label, batch and covariates.
 
         Parameters
@@ -61,11 +62,16 @@ class Plan:
             Which cells.
         attempt
             Other attempts give other cells.
+        part
+            Which of ``rows``, from the first of a tile on: they are what they are among all.
         """
         model, key = self.model, stream_key(self.seed, attempt)
         templates = template_rows(model, self.codes[rows], self.asked, np.random.default_rng([*key, TEMPLATE_STREAM]))
+        first_tile = 0
+        if part is not None:
+            rows, templates, first_tile = rows[part], templates[part], part.start // TILE
         codes = full_codes(model, self.codes[rows], templates, self.asked)
-        latents, log_library = self.draw(rows, codes, templates, key)
+        latents, log_library = self.draw(rows, codes, templates, key, first_tile)
         if self.log_library is not None:
             log_library = self.log_library[rows]
         elif log_library is None:
@@ -88,13 +94,13 @@ def density_draw(model: LatentDiffusion, latents: Latents, *, progress: bool | N
     null = len(model.labels)
 
     def draw(
-        rows: np.ndarray, codes: np.ndarray, templates: np.ndarray, key: Sequence[int]
+        rows: np.ndarray, codes: np.ndarray, templates: np.ndarray, key: Sequence[int], first_tile: int
     ) -> tuple[np.ndarray, np.ndarray | None]:
         # without a label, the training row that stands in for the rest says whose density it is
         components = np.where(codes[:, 0] == null, model.template_codes_[templates, 0], codes[:, 0])
         parts = []
         for start in track(range(0, len(codes), TILE), "Drawing latents", progress=progress):
-            rng = np.random.default_rng([*key, LATENT_STREAM, start // TILE])
+            rng = np.random.default_rng([*key, LATENT_STREAM, first_tile + start // TILE])
             mine = components[start : start + TILE]
             if density is None:
                 parts.append(rng.standard_normal((len(mine), n_latent)))

@@ -33,6 +33,7 @@ def sample_tiles(
     network: Callable[[slice, torch.device], DenoiserFn],
     guides: Callable[[slice, torch.device], Sequence[Guide]],
     key: Sequence[int],
+    first_tile: int = 0,
     batch_size: int = TILE,
     start: float = 1.0,
     first: np.ndarray | None = None,
@@ -56,6 +57,8 @@ def sample_tiles(
     key
         Key of the random streams: one for each tile of 256 cells, so that which cells are computed together does not
         change their noise.
+    first_tile
+        Number of the first tile, where the cells are part of more.
     batch_size
         Cells computed at once on an accelerator.
     start, first
@@ -74,7 +77,8 @@ def sample_tiles(
     for begin in track(range(0, n, TILE * tiles_at_once), description, progress=progress):
         rows = slice(begin, min(begin + TILE * tiles_at_once, n))
         size = rows.stop - rows.start
-        streams = [np.random.default_rng([*key, LATENT_STREAM, (begin + k) // TILE]) for k in range(0, size, TILE)]
+        tiles = range(first_tile + begin // TILE, first_tile + -(-rows.stop // TILE))
+        streams = [np.random.default_rng([*key, LATENT_STREAM, tile]) for tile in tiles]
 
         def noise(
             step: int, shape: torch.Size, streams: list[np.random.Generator] = streams, size: int = size
