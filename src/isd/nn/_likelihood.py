@@ -15,8 +15,6 @@ from isd.nn._sparse import SparseBatch
 
 #: Cells times features that are in work at once: what the processor's cache holds, and what keeps a GPU busy.
 CHUNK = {"cpu": 1 << 18, "cuda": 1 << 24}
-#: Rank above which outputs of a layer are kept between passes rather than made again.
-KEEP_ABOVE = 64
 
 Kind = Literal["nb", "poisson", "normal"]
 _T = TypeVar("_T")
@@ -106,6 +104,10 @@ class _Chunk(NamedTuple):
     first: int
     last: int
 
+    @property
+    def first_column(self) -> int:
+        return self.columns.start
+
     def stored(self, batch: SparseBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Positions in the chunk, rows and values of what is not zero."""
         assert batch.col_ptr is not None and batch.rows is not None and batch.values_by_column is not None
@@ -169,8 +171,9 @@ def log_likelihood(
         + \left[ x \log \frac{\mu}{\mu + \theta} + \log \frac{\Gamma(x + \theta)}{\Gamma(\theta) \, x!} \right]
 
     with mean :math:`\mu = \ell \, \mathrm{softmax}(\mathrm{logits})`: what is in brackets is nothing where :math:`x = 0`.
-    Features are taken in chunks, and gradients are written down in closed form beside the values, so that nothing of
-    the size of cells by features is held (logits are, of layers of rank above 64).
+    Features are taken in chunks, and gradients are written down in closed form beside the values. Of all that has the
+    size of cells by features, means and their gradients are held, since the softmax joins all features; the rest
+    exists for one chunk at a time.
 
     Parameters
     ----------
@@ -271,12 +274,6 @@ class _Gradient:
         torch.sum(grad, 0, out=self.bias[columns])
         return grad @ self.layer.loadings[:, columns].t()
 
-    def add(self, outputs: Tensor, weight: Tensor, columns: slice) -> Tensor:
-        """Add that of ``weight * outputs``, with a weight for each cell."""
-        self.loadings[:, columns].addmm_((self.layer.scores * weight).t(), outputs)
-        self.bias[columns].add_((weight.t() @ outputs).squeeze(0))
-        return (outputs @ self.layer.loadings[:, columns].t()).mul_(weight)
-
 
 def _passes(
     kind: Kind,
@@ -314,50 +311,55 @@ def _passes(
         total.values.sub_(0.5 * math.log(2 * math.pi) * batch.n_features)
         return total.values, None if gradient is None else [total.scores, gradient.loadings, gradient.bias, *[None] * 4]
 
-    # the softmax is over all features: its normaliser comes first
-    kept: dict[int, Tensor] = {}
-    keep = mean.scores.shape[1] > KEEP_ABOVE
+    # the softmax is over all features: its normaliser comes first, and what it was made of stays
+    kept: dict[int, tuple[Tensor, Tensor]] = {}
 
     def normalize(part: list[_Chunk]) -> Tensor:
-        out = mean.scores.new_full((n, 1), -math.inf)
+        logs = []
         for chunk in part:
             logits = mean.part(chunk.columns)
-            out = torch.logaddexp(out, logits.logsumexp(1, keepdim=True))
-            if keep:
-                kept[chunk.columns.start] = logits
-        return out
+            top = logits.amax(1, keepdim=True)
+            weights = logits.sub_(top).exp_()
+            kept[chunk.first_column] = weights, top
+            logs.append(weights.sum(1, keepdim=True).log_().add_(top))
+        return torch.cat(logs, dim=1).logsumexp(1, keepdim=True)
 
     normalizer = torch.cat(_over(chunks, normalize, device), dim=1).logsumexp(1, keepdim=True)
-    offset = log_library - normalizer
+    slopes: dict[int, Tensor] = {}
 
     def counts(part: list[_Chunk]) -> _Sums:
         out = sums()
         for chunk in part:
             columns = chunk.columns
             flat, rows, x = chunk.stored(batch)
-            x = x.to(offset.dtype)
-            log_mean = kept[columns.start] + offset if keep else mean.part(columns).add_(offset)
+            x = x.to(normalizer.dtype)
+            weights, top = kept[chunk.first_column]
+            rate = weights * torch.exp(top + (log_library - normalizer))
+            # a rate that single precision cannot hold is taken for the smallest that it can
+            log_rate = torch.take(rate, flat).clamp_min_(torch.finfo(rate.dtype).tiny).log_()
             if kind == "poisson":
-                values = x * torch.take(log_mean, flat) - torch.lgamma(x + 1.0)
-                by_mean = torch.zeros_like(log_mean)
+                values = x * log_rate - torch.lgamma(x + 1.0)
+                by_mean = rate.neg_()
                 by_mean.view(-1).index_add_(0, flat, x)
             else:
                 assert log_theta is not None
                 if head is None:
-                    raw = log_theta[columns].expand_as(log_mean)
+                    raw = log_theta[columns].expand_as(rate)
                 else:
                     bias = log_theta[columns] + head.bias[columns]
                     raw = torch.addmm(bias, head.scores, head.loadings[:, columns])
-                zeros, values, by_mean, by_theta = _negative_binomial(log_mean, raw, bounds, flat, x)
+                zeros, values, by_mean, by_theta = _negative_binomial(rate, raw, bounds, flat, x, log_rate)
                 out.values.sub_(zeros)
                 if d_theta is not None:
                     torch.sum(by_theta, 0, out=d_theta[columns])
                 if head_gradient is not None and out.head_scores is not None:
                     out.head_scores.add_(head_gradient.put(by_theta, columns))
             out.values.index_add_(0, rows, values)
-            if gradient is not None:
+            if gradient is None:
+                del kept[chunk.first_column]
+            else:
                 out.pull.add_(by_mean.sum(1, keepdim=True))
-                out.scores.add_(gradient.put(by_mean, columns))
+                slopes[chunk.first_column] = by_mean
         return out
 
     total = _add(_over(chunks, counts, device))
@@ -369,8 +371,9 @@ def _passes(
     def through_normalizer(part: list[_Chunk]) -> Tensor:
         out = torch.zeros_like(mean.scores)
         for chunk in part:
-            logits = kept.pop(chunk.columns.start) if keep else mean.part(chunk.columns)
-            out.add_(gradient.add(logits.sub_(normalizer).exp_(), -total.pull, chunk.columns))
+            weights, top = kept.pop(chunk.first_column)
+            by_logit = slopes.pop(chunk.first_column).sub_(weights.mul_(total.pull * torch.exp(top - normalizer)))
+            out.add_(gradient.put(by_logit, chunk.columns))
         return out
 
     for scores in _over(chunks, through_normalizer, device):
@@ -391,35 +394,36 @@ def _add(parts: list[_Sums]) -> _Sums:
 
 
 def _negative_binomial(
-    log_mean: Tensor, raw: Tensor, bounds: tuple[float, float], flat: Tensor, x: Tensor
+    rate: Tensor, raw: Tensor, bounds: tuple[float, float], flat: Tensor, x: Tensor, log_rate: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """For a chunk: minus the sum of terms of zeros for each cell, the rest for each count, and the gradients.
 
     Parameters
     ----------
-    log_mean, raw
-        Log mean, and log inverse dispersion before it is clamped to the bounds.
+    rate, raw
+        Mean (overwritten), and log inverse dispersion before it is clamped to the bounds.
     bounds
         Limits of the log inverse dispersion.
-    flat, x
-        Positions and values of the counts that are not zero.
+    flat, x, log_rate
+        Positions of the counts that are not zero, their values, and the log of their means.
     """
     low, high = torch.aminmax(raw)
     outside = bool((low < bounds[0]) | (high > bounds[1]))
     log_theta = raw.clamp(*bounds) if outside else raw
-    theta, rate = log_theta.exp(), log_mean.exp()
+    theta = log_theta.exp()
     ratio = rate / theta
     # as if all were zero: -theta log(1 + mean / theta)
     zero = torch.log1p(ratio).mul_(theta)
     zeros = zero.sum(1)
     # the rest where they are not
-    log_ratio = torch.take(log_mean, flat) - torch.take(log_theta, flat)
-    some_theta, some_ratio = torch.take(theta, flat), log_ratio.exp()
+    some_theta, log_ratio = torch.take(theta, flat), log_rate - torch.take(log_theta, flat)
+    above = log_ratio.exp().add_(1.0)
     values, slope = gamma_ratio(some_theta, x)
-    values.add_(log_ratio.sub_(torch.log1p(some_ratio)).mul_(x)).sub_(torch.lgamma(x + 1.0))
+    # -log1p(1 / ratio) and not the difference of two logs, which is lost in rounding where the ratio is large
+    values.sub_(torch.nn.functional.softplus(log_ratio.neg_(), threshold=1e6).mul_(x)).sub_(torch.lgamma(x + 1.0))
     by_mean = rate.div_(ratio.add_(1.0)).neg_()  # -mean theta / (mean + theta)
     by_theta = zero.add_(by_mean).neg_()
-    share = x / some_ratio.add_(1.0)
+    share = x / above
     by_mean.view(-1).index_add_(0, flat, share)
     by_theta.view(-1).index_add_(0, flat, slope.mul_(some_theta).sub_(share))
     if outside:
