@@ -43,7 +43,9 @@ def density(counts: Any, rows: np.ndarray, n_rows: int = 512) -> float:
     n_rows
         Number of rows that are read at most.
     """
-    rows = np.sort(rows)[:: max(len(rows) // n_rows, 1)][:n_rows]
+    if len(rows) > n_rows:
+        rows = rows[np.linspace(0, len(rows) - 1, n_rows).astype(int)]
+    rows = np.sort(rows)
     return sparse.csr_matrix(counts[rows]).count_nonzero() / (len(rows) * counts.shape[1])
 
 
