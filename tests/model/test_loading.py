@@ -110,3 +110,19 @@ def test_minibatches_stay_sparse_after_the_transfer(adata):
 def test_mixed_precision_reads_sparse_minibatches(adata):
     model = trained(adata, sparse=True, precision="bf16-mixed")
     assert np.isfinite(model.history["train_loss"].to_numpy()).all()
+
+
+def test_counts_that_are_stored_in_parts_are_added_up(adata):
+    """A csr matrix may hold a value twice; dense matrices made of it hold the sum."""
+    whole = trained(adata.copy())
+    parts = adata.copy()
+    csr = parts.X.tocsr()
+    row = np.repeat(np.arange(csr.shape[0]), np.diff(csr.indptr))
+    order = np.argsort(np.concatenate([row, row]), kind="stable")
+    data = np.concatenate([csr.data - 1, np.ones_like(csr.data)])[order]
+    indices = np.concatenate([csr.indices, csr.indices])[order]
+    parts.X = sparse.csr_matrix((data, indices, 2 * csr.indptr), shape=csr.shape)
+    VAE.setup_anndata(parts)
+    assert parts.X.nnz == csr.nnz
+    latents = [whole.get_latent_representation(a) for a in (whole.adata, parts)]
+    np.testing.assert_allclose(*latents, rtol=1e-4, atol=1e-5)
