@@ -31,6 +31,13 @@ class Factors(NamedTuple):
         Shape ``(rank, n_features)``.
     bias
         Shape ``(n_features,)``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> Factors(torch.ones(2, 1), torch.tensor([[1.0, 2.0]]), torch.zeros(2)).part(slice(1, 2))
+    tensor([[2.],
+            [2.]])
     """
 
     scores: Tensor
@@ -204,6 +211,18 @@ def log_likelihood(
     ------
     ValueError
         If the kind is unknown, ``"nb"`` has no ``log_theta``, or the batch has no form by column.
+
+    Examples
+    --------
+    >>> import torch
+    >>> x = torch.tensor([[0.0, 3.0]])
+    >>> csr, csc = x.to_sparse_csr(), x.to_sparse_csc()
+    >>> by_column = csc.ccol_indices(), csc.row_indices(), csc.values()
+    >>> batch = SparseBatch(csr.crow_indices(), csr.col_indices(), csr.values(), 2, *by_column)
+    >>> mean = Factors(torch.zeros(1, 1), torch.zeros(1, 2), torch.zeros(2))
+    >>> total, each = log_likelihood("poisson", batch, mean, log_library=torch.log(torch.tensor([[3.0]])))
+    >>> round(float(total), 4)  # 3 log 1.5 - 3 - log 3!
+    -3.5754
     """
     if kind not in ("nb", "poisson", "normal"):
         raise ValueError(f"kind {kind!r} is unknown; choose 'nb', 'poisson' or 'normal'.")

@@ -124,6 +124,12 @@ class CountLinear(nn.Module):
         Number of dense columns beside them.
     n_output
         Width of the output.
+
+    Examples
+    --------
+    >>> import torch
+    >>> CountLinear(3, 1, 4)((torch.ones(2, 3), torch.zeros(2, 1))).shape
+    torch.Size([2, 4])
     """
 
     def __init__(self, n_input: int, n_covariates: int, n_output: int) -> None:
