@@ -124,3 +124,75 @@ def test_the_bound_of_validation_cells_has_neither_priors_nor_labels(counts):
 def test_weights_of_priors_and_labels_are_checked(name, value):
     with pytest.raises(ValueError, match=name):
         VAEModule(6, **{name: value})
+
+
+def sparse_tensors(x):
+    return tensors(x) | {"X": torch.as_tensor(x, dtype=torch.float32).to_sparse_csr()}
+
+
+OPTIONS = {"n_hidden": 8, "n_latent": 2, "n_layers": 2, "shrinkage": 2.0, "dispersion_shrinkage": 3.0}
+SHAPES = [
+    {"output_rank": 3, "dispersion_rank": 2},
+    {"output_rank": 3, "dispersion": "feature"},
+    {"output_rank": 3, "likelihood": "poisson"},
+    {"likelihood": "zinb"},
+    {"likelihood": "normal", "deterministic": True, "norm": "batch"},
+    {},
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_sparse_and_dense_minibatches_give_the_same_loss_and_gradients(shape):
+    counts = np.random.default_rng(0).negative_binomial(0.5, 0.1, size=(16, 40)).astype(np.float32)
+    counts[:, 0] += 1
+    torch.manual_seed(0)
+    module = VAEModule(40, **OPTIONS, **shape).train()
+    for head in module.decoder.heads.values():
+        with torch.no_grad():
+            getattr(head, "scores", head).weight.normal_(std=0.3)
+    results = []
+    dense, as_csr = tensors(counts), sparse_tensors(counts)
+    for data, sparse_input in [(dense, None), (dense, True), (as_csr, True), (as_csr, False), (as_csr, None)]:
+        module.sparse_input = sparse_input
+        torch.manual_seed(1)
+        module.zero_grad()
+        _, generated, out = module(data)
+        assert ("px" in generated) == (module.likelihood == "zinb")
+        out.loss.backward()
+        rec = out.reconstruction_loss["reconstruction_loss"]
+        results.append([out.loss.detach(), rec.detach(), *(p.grad.clone() for p in module.parameters())])
+    # and through the distribution over all features, by autograd
+    torch.manual_seed(1)
+    module.zero_grad()
+    inference = module.inference(**module._get_inference_input(tensors(counts)))
+    given = module._get_generative_input(tensors(counts), inference) | {"fused": False}
+    loss = module.loss(tensors(counts), inference, module.generative(**given)).loss
+    loss.backward()
+    results.append([loss.detach(), results[0][1], *(p.grad.clone() for p in module.parameters())])
+    for other in results[1:]:
+        for one, two in zip(results[0], other, strict=True):
+            torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_sparse_and_dense_cells_have_the_same_latents_bound_and_likelihood(shape):
+    counts = np.random.default_rng(0).poisson(0.5, size=(16, 40)).astype(np.float32)
+    counts[:, 0] += 1
+    module = VAEModule(40, **OPTIONS, **shape).eval()
+    latents, bounds, marginals = [], [], []
+    for data in (tensors(counts), sparse_tensors(counts)):
+        with torch.no_grad():
+            torch.manual_seed(1)
+            latents.append(module.inference(**module._get_inference_input(data))["z"])
+            bounds.append(module(data)[2].loss)
+            marginals.append(module.marginal_ll(data, n_mc_samples=3))
+    for pair in (latents, bounds, marginals):
+        torch.testing.assert_close(*pair, rtol=1e-4, atol=1e-4)
+
+
+def test_dispersion_beyond_its_limits_has_no_gradient_in_training_either():
+    module = VAEModule(6, **OPTIONS, dispersion="feature").train()
+    with torch.no_grad():
+        module.log_theta.copy_(torch.tensor([-9.0, 13.0, 0.0, 1.0, 2.0, 3.0]))
+    module(sparse_tensors(np.random.default_rng(0).poisson(2.0, size=(8, 6))))[2].loss.backward()
+    assert (module.log_theta.grad != 0).tolist() == [False, False, True, True, True, True]

@@ -107,7 +107,7 @@ class IsdModel(BaseModelClass):
         -----
         Writes ``obs["_scvi_labels"]``, ``obs["_scvi_batch"]``, ``uns["_scvi_uuid"]`` and
         ``uns["_scvi_manager_uuid"]``, ``obsm["_scvi_extra_*"]`` for covariates. Counts that are csc or a sparse array
-        are replaced by the same values as ``csr_matrix``.
+        are replaced by the same values as ``csr_matrix``; values that a csr matrix stores twice are added up.
 
         Examples
         --------

@@ -31,6 +31,24 @@ def feature_share(counts: Any, rows: np.ndarray, chunk: int = 4096) -> np.ndarra
     return total / total.sum()
 
 
+def density(counts: Any, rows: np.ndarray, n_rows: int = 512) -> float:
+    """Share of the counts that are not zero, in some rows.
+
+    Parameters
+    ----------
+    counts
+        Matrix of counts, in memory or backed.
+    rows
+        Rows to look at; of more than ``n_rows``, so many at equal distances.
+    n_rows
+        Number of rows that are read at most.
+    """
+    if len(rows) > n_rows:
+        rows = rows[np.linspace(0, len(rows) - 1, n_rows).astype(int)]
+    rows = np.sort(rows)
+    return sparse.csr_matrix(counts[rows]).count_nonzero() / (len(rows) * counts.shape[1])
+
+
 def principal_loadings(counts: Any, rows: np.ndarray, n_components: int, seed: int = 0) -> np.ndarray:
     """Principal axes of log-normalised counts, each as long as the standard deviation of its scores.
 

@@ -6,23 +6,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import h5py
 import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
-from scipy import sparse
+from scipy.sparse import csr_matrix
 from scvi import REGISTRY_KEYS
-from scvi.dataloaders import DataSplitter
 from scvi.model.base import VAEMixin
 
 from isd._counts import row_sums
 from isd._progress import track
 from isd.model._base import IsdModel
 from isd.model._generated import COUNTS_STREAM, DENSE_LIMIT, Cells, broadcast_library, decode_counts, generated_adata
+from isd.model._loading import SparseDataSplitter
 from isd.model._presets import PUBLISHED, Preset, check_preset, default_vae, default_vae_train, resolve
-from isd.model._statistics import feature_share, principal_loadings
+from isd.model._statistics import density, feature_share, principal_loadings
 from isd.model._training import LRSchedule, fit, seeded, settle
 from isd.module import VAEModule
+from isd.module._vae import DENSE_ABOVE
 from isd.settings import settings
 
 _POSTERIOR_STREAM = 11
@@ -188,6 +190,7 @@ class VAE(VAEMixin, IsdModel):
         checkpoint_every: int | None = None,
         checkpoint_dir: str | Path | None = None,
         log_every: int = 10,
+        sparse: bool | None = None,
         accelerator: str = "auto",
         devices: int | list[int] | str = "auto",
         progress: bool | None = None,
@@ -218,6 +221,10 @@ class VAE(VAEMixin, IsdModel):
             Save the model every so many steps to this folder.
         log_every
             Steps between logged values.
+        sparse
+            Whether the encoder's first layer reads minibatches as csr (``True``) or dense (``False``). ``None`` takes
+            what is faster: csr on a CPU where at most 30% of the training cells' counts are not zero. The result is
+            the same to the precision of floating point.
         accelerator, devices
             As in scvi-tools.
         progress
@@ -262,7 +269,13 @@ class VAE(VAEMixin, IsdModel):
             },
             trainer_kwargs=trainer_kwargs,
         )
-        data = DataSplitter(
+        if sparse is None:
+            counts = self.get_from_registry(adata, REGISTRY_KEYS.X_KEY)
+            # on other devices the module goes by the device; dense counts stay dense
+            stored_dense = isinstance(counts, np.ndarray | h5py.Dataset)
+            sparse = False if stored_dense or density(counts, train_idx) > DENSE_ABOVE else None
+        self.module.sparse_input = sparse
+        data = SparseDataSplitter(
             self.adata_manager,
             external_indexing=[train_idx, val_idx, test_idx],
             batch_size=settled.batch_size,
@@ -292,6 +305,10 @@ class VAE(VAEMixin, IsdModel):
                 dispersion_lr=dispersion_lr,
                 max_kl_weight=max_kl_weight,
             )
+
+    def _make_data_loader(self, *args: Any, **kwargs: Any) -> Any:
+        # counts that are stored sparse reach the first layer as csr; dense ones come dense
+        return super()._make_data_loader(*args, **{"load_sparse_tensor": True, **kwargs})
 
     # -- encoding and decoding ---------------------------------------------------------------------------------
 
@@ -405,7 +422,7 @@ class VAE(VAEMixin, IsdModel):
         sample: bool = True,
         seed: int | None = None,
         batch_size: int = 256,
-    ) -> sparse.csr_matrix | np.ndarray:
+    ) -> csr_matrix | np.ndarray:
         """Decode latents of one's own.
 
         Parameters

@@ -112,7 +112,10 @@ def validate_adata(
 
 
 def as_csr_in_place(adata: AnnData, layer: str | None) -> None:
-    """Replace csc matrices and sparse arrays by ``csr_matrix``: scvi-tools reads only that one fast."""
+    """Replace csc matrices and sparse arrays by ``csr_matrix``, and add up values that are stored twice.
+
+    scvi-tools reads only that one fast; logarithms of the parts of a count are not that of the count.
+    """
     matrix = adata.X if layer is None else adata.layers[layer]
     if sparse.issparse(matrix) and not isinstance(matrix, sparse.csr_matrix):
         csr = sparse.csr_matrix(matrix)
@@ -120,3 +123,6 @@ def as_csr_in_place(adata: AnnData, layer: str | None) -> None:
             adata.X = csr
         else:
             adata.layers[layer] = csr
+        matrix = csr
+    if isinstance(matrix, sparse.csr_matrix) and not matrix.has_canonical_format:
+        matrix.sum_duplicates()

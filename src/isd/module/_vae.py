@@ -17,8 +17,16 @@ from torch.distributions import Distribution, Normal
 from torch.nn import functional as F
 
 from isd._constants import TARGET_SUM
+from isd.module._minibatch import is_sparse, sparse_batch, to_dense, with_columns
 from isd.module._sampling import draw_counts
-from isd.nn import CountDecoder, CountEncoder, LowRankLinear, one_hot_conditions
+from isd.nn import (
+    CountDecoder,
+    CountEncoder,
+    LowRankLinear,
+    SparseBatch,
+    log_likelihood,
+    one_hot_conditions,
+)
 
 Likelihood = Literal["nb", "zinb", "poisson", "normal"]
 LIKELIHOODS: tuple[str, ...] = ("nb", "zinb", "poisson", "normal")
@@ -28,6 +36,9 @@ LOG_THETA_RANGE = (-8.0, 12.0)
 #: Values of one decoded array when counts are drawn: 8 MB, which allocators hand out again rather than ask the system
 #: for anew; more rows at once where all of a full output layer has to be read for them
 DECODED_AT_ONCE, DECODED_AT_ONCE_FULL = 2**21, 2**23
+#: Density of the counts above which a dense first layer is faster (see docs/notes/models.md).
+DENSE_ABOVE = 0.3
+_ROWS, _FACTORS = "rows", "factors"
 
 
 class VAEModule(BaseModuleClass):
@@ -70,7 +81,15 @@ class VAEModule(BaseModuleClass):
     use_size_factor
         Whether a size factor stands for the library size. The total of a cell then scatters around it, as that of a
         training cell does; otherwise the total of a drawn cell is its library size.
+
+    Attributes
+    ----------
+    sparse_input
+        Whether the first layer reads sparse minibatches as they are (``True``) or made dense (``False``). ``None`` goes
+        by the density of each minibatch, and leaves dense ones dense. The results are the same.
     """
+
+    sparse_input: bool | None = None
 
     def __init__(
         self,
@@ -221,7 +240,8 @@ class VAEModule(BaseModuleClass):
         """Log of the scaled size factor where one is registered, else of the total counts; shape ``(n, 1)``."""
         if size_factor is not None:
             return torch.log(size_factor * self.size_factor_scale)
-        return torch.log(x.sum(dim=1, keepdim=True).clamp_min(1.0))
+        total = sparse_batch(x, by_column=False).sums()[:, None] if is_sparse(x) else x.sum(dim=1, keepdim=True)
+        return torch.log(total.clamp_min(1.0))
 
     def _get_inference_input(self, tensors: dict[str, Tensor], **kwargs: Any) -> dict[str, Any]:
         x = tensors[REGISTRY_KEYS.X_KEY]
@@ -240,6 +260,8 @@ class VAEModule(BaseModuleClass):
             "log_library": inference_outputs[MODULE_KEYS.LIBRARY_KEY],
             "codes": self.codes_from(tensors),
             "continuous": tensors.get(REGISTRY_KEYS.CONT_COVS_KEY),
+            # a loss follows: with sparse counts it needs no distribution over all features
+            "fused": _ROWS in inference_outputs and self.likelihood != "zinb",
         }
 
     @staticmethod
@@ -254,28 +276,55 @@ class VAEModule(BaseModuleClass):
         self, x: Tensor, log_library: Tensor, codes: Tensor, continuous: Tensor | None = None, n_samples: int = 1
     ) -> dict[str, Any]:
         """Approximate posterior of the latent, and a draw from it."""
-        mean, std = self.encoder(self.log_normalize(x), self.covariates(log_library, codes, continuous))
+        rows = None
+        if is_sparse(x) or self.training or self.sparse_input:
+            rows = sparse_batch(x, by_column=torch.is_grad_enabled())
+        mean, std = self.encoder(self._encoder_input(x, rows), self.covariates(log_library, codes, continuous))
         shape = mean.shape if n_samples == 1 else (n_samples, *mean.shape)
         z = mean.expand(shape)
         if not self.deterministic:
             z = z + std * torch.randn(shape, device=mean.device)
-        return {
+        out = {
             MODULE_KEYS.Z_KEY: z,
             MODULE_KEYS.QZM_KEY: mean,
             # scvi makes a normal distribution of it, which a variance of zero (point latents) is not
             MODULE_KEYS.QZV_KEY: std.square().clamp_min(1e-12),
             MODULE_KEYS.LIBRARY_KEY: log_library,
         }
+        if rows is not None:
+            out[_ROWS] = rows
+        return out
+
+    def _encoder_input(self, x: Tensor, rows: SparseBatch | None) -> Tensor | SparseBatch:
+        """Log-normalised counts, sparse where that is faster."""
+        if rows is not None:
+            as_they_are = self.sparse_input
+            if as_they_are is None:
+                # a GPU multiplies dense matrices faster than it gathers rows
+                as_they_are = is_sparse(x) and x.device.type == "cpu" and rows.density <= DENSE_ABOVE
+            if as_they_are:
+                return rows.log_normalized(TARGET_SUM)
+        return self.log_normalize(to_dense(x))
 
     @auto_move_data
     def generative(
-        self, z: Tensor, log_library: Tensor, codes: Tensor, continuous: Tensor | None = None
+        self,
+        z: Tensor,
+        log_library: Tensor,
+        codes: Tensor,
+        continuous: Tensor | None = None,
+        fused: bool = False,
     ) -> dict[str, Any]:
         """Distribution of the counts given the latent (of log-normalised values for ``"normal"``).
 
-        In training also ``"penalty"``, the decoder's negative log prior.
+        In training also ``"penalty"``, the decoder's negative log prior. ``fused`` gives the decoder's last layers in
+        place of the distribution, for :meth:`loss` alone.
         """
-        out = self.decoder(z, self.covariates(log_library, codes, continuous))
+        covariates = self.covariates(log_library, codes, continuous)
+        if fused:
+            factors, penalty = self.decoder.factors(z, covariates)
+            return {_FACTORS: factors} if penalty is None else {_FACTORS: factors, "penalty": penalty}
+        out = self.decoder(z, covariates)
         generated: dict[str, Any] = {MODULE_KEYS.PX_KEY: self._distribution(out, log_library)}
         if "penalty" in out:
             generated["penalty"] = out["penalty"]
@@ -298,7 +347,28 @@ class VAEModule(BaseModuleClass):
 
     def reconstruction_loss(self, px: Distribution, x: Tensor) -> Tensor:
         """Negative log-likelihood per cell (for ``"normal"``: of log-normalised values, unit variance)."""
+        x = to_dense(x)
         return -px.log_prob(self.log_normalize(x) if self.likelihood == "normal" else x).sum(dim=-1)
+
+    def _reconstruction(
+        self, x: Tensor, inference_outputs: dict[str, Any], generated: dict[str, Any]
+    ) -> tuple[Tensor, Tensor]:
+        """Negative log-likelihood: sum over cells, with its gradient, and that of each cell."""
+        if _FACTORS not in generated:
+            rec = self.reconstruction_loss(generated[MODULE_KEYS.PX_KEY], x)
+            return rec.sum(), rec
+        rows = with_columns(inference_outputs[_ROWS])
+        factors = generated[_FACTORS]
+        total, each = log_likelihood(
+            self.likelihood,  # type: ignore[arg-type]
+            rows.log_normalized(TARGET_SUM) if self.likelihood == "normal" else rows,
+            factors["mean"],
+            log_library=inference_outputs[MODULE_KEYS.LIBRARY_KEY],
+            log_theta=self.log_theta if self.likelihood == "nb" else None,
+            head=factors.get("dispersion"),
+            log_theta_range=LOG_THETA_RANGE,
+        )
+        return -total, -each
 
     def loss(
         self,
@@ -309,13 +379,13 @@ class VAEModule(BaseModuleClass):
     ) -> LossOutput:
         """Negative evidence lower bound, averaged over the batch; in training with priors and the label's likelihood."""
         x = tensors[REGISTRY_KEYS.X_KEY]
-        rec = self.reconstruction_loss(generative_outputs[MODULE_KEYS.PX_KEY], x)
+        total, rec = self._reconstruction(x, inference_outputs, generative_outputs)
         if self.deterministic:
             kl = torch.zeros_like(rec)
         else:
             mean, var = inference_outputs[MODULE_KEYS.QZM_KEY], inference_outputs[MODULE_KEYS.QZV_KEY]
             kl = 0.5 * (mean.square() + var - 1.0 - var.log()).sum(dim=1)
-        loss = (rec + kl_weight * kl).mean()
+        loss = total / len(rec) + (kl_weight * kl).mean()
         if self.training:
             loss = loss + generative_outputs["penalty"] / self.n_train
             if self.label_head is not None:
@@ -351,16 +421,15 @@ class VAEModule(BaseModuleClass):
         ----------
         Burda, Grosse & Salakhutdinov, Importance weighted autoencoders (2016), equation 8.
         """
-        x = tensors[REGISTRY_KEYS.X_KEY].to(self.device)
-        inputs = {
-            k: v.to(self.device) if torch.is_tensor(v) else v for k, v in self._get_inference_input(tensors).items()
-        }
+        moved = {k: v.to(self.device) if torch.is_tensor(v) else v for k, v in tensors.items()}
+        x = moved[REGISTRY_KEYS.X_KEY]
+        inputs = self._get_inference_input(moved)
         terms = []
         for _ in range(n_mc_samples):
             q = self.inference(**inputs)
             z, mean, var = q[MODULE_KEYS.Z_KEY], q[MODULE_KEYS.QZM_KEY], q[MODULE_KEYS.QZV_KEY]
-            px = self.generative(z, inputs["log_library"], inputs["codes"], inputs["continuous"])[MODULE_KEYS.PX_KEY]
-            term = -self.reconstruction_loss(px, x)
+            generated = self.generative(**self._get_generative_input(moved, q))
+            term = -self._reconstruction(x, q, generated)[1]
             if not self.deterministic:
                 log_prior = Normal(0.0, 1.0).log_prob(z).sum(dim=1)
                 log_posterior = Normal(mean, var.sqrt()).log_prob(z).sum(dim=1)

@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from isd.nn._likelihood import Factors
+from isd.nn._sparse import CountLinear, SparseBatch
+
 Activation = Literal["silu", "prelu", "relu", "gelu"]
 Norm = Literal["layer", "batch", "none"]
 
@@ -41,6 +44,9 @@ class MLP(nn.Sequential):
         Widths of the blocks.
     norm, activation, dropout
         What follows each linear layer.
+    n_covariates
+        Where given, the first layer is a :class:`CountLinear` with so many columns beside its input, and is called with
+        a pair.
     """
 
     def __init__(
@@ -51,10 +57,13 @@ class MLP(nn.Sequential):
         norm: Norm = "layer",
         activation: Activation = "silu",
         dropout: float = 0.0,
+        n_covariates: int | None = None,
     ) -> None:
         layers: list[nn.Module] = []
         for width in hidden:
-            block = [nn.Linear(n_input, width), _norm(norm, width), _activation(activation)]
+            first = n_covariates is not None and not layers
+            linear = CountLinear(n_input, n_covariates or 0, width) if first else nn.Linear(n_input, width)
+            block = [linear, _norm(norm, width), _activation(activation)]
             if dropout > 0:
                 block.append(nn.Dropout(dropout))
             layers.append(nn.Sequential(*block))
@@ -97,7 +106,12 @@ class CountEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.body = MLP(
-            n_input + n_covariates, [n_hidden] * n_layers, norm=norm, activation=activation, dropout=dropout
+            n_input,
+            [n_hidden] * n_layers,
+            norm=norm,
+            activation=activation,
+            dropout=dropout,
+            n_covariates=n_covariates,
         )
         self.mean = nn.Linear(n_hidden, n_latent)
         self.log_var = None if deterministic else nn.Linear(n_hidden, n_latent)
@@ -107,9 +121,9 @@ class CountEncoder(nn.Module):
             nn.init.constant_(self.log_var.bias, -2.0)
         self.l2_normalize = l2_normalize
 
-    def forward(self, x: Tensor, covariates: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor | SparseBatch, covariates: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the latent, each ``(n, n_latent)``."""
-        h = self.body(torch.cat([x, covariates], dim=1))
+        h = self.body((x, covariates))
         mean = self.mean(h)
         if self.l2_normalize:
             mean = F.normalize(mean, p=2.0, dim=1)
@@ -142,6 +156,10 @@ class LowRankLinear(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         """Map ``(n, n_input)`` to ``(n, n_output)``."""
         return torch.addmm(self.bias, self.scores(h), self.loadings)
+
+    def factors(self, h: Tensor) -> Factors:
+        """Outputs that are not multiplied out."""
+        return Factors(self.scores(h), self.loadings, self.bias)
 
     def spread(self, h: Tensor) -> Tensor:
         """Mean square over the rows of ``h`` of what is added to the bias, summed over outputs, without making them.
@@ -216,6 +234,13 @@ class CountDecoder(nn.Module):
             out["penalty"] = self.penalty(h)
         return out
 
+    def factors(self, z: Tensor, covariates: Tensor) -> tuple[dict[str, Factors], Tensor | None]:
+        """The same outputs by name, not multiplied out, for :func:`log_likelihood`; and the penalty in training."""
+        h = self.body(torch.cat([z, covariates], dim=1))
+        layers = {"mean": self.mean, **self.heads}
+        out = {name: _factors(layer, h) for name, layer in layers.items()}
+        return out, self.penalty(h) if self.training else None
+
     def penalty(self, h: Tensor) -> Tensor:
         """Negative log prior of the low-rank layers, up to a constant.
 
@@ -236,3 +261,9 @@ class CountDecoder(nn.Module):
 def _output(n_input: int, n_output: int, rank: int) -> LowRankLinear | nn.Linear:
     """A full layer where the bottleneck would save nothing."""
     return LowRankLinear(n_input, n_output, rank) if 0 < rank < min(n_input, n_output) else nn.Linear(n_input, n_output)
+
+
+def _factors(layer: nn.Module, h: Tensor) -> Factors:
+    if isinstance(layer, LowRankLinear):
+        return layer.factors(h)
+    return Factors(h, layer.weight.t(), layer.bias)  # type: ignore[operator, arg-type]

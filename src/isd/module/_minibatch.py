@@ -1,0 +1,60 @@
+"""Minibatches as loaders give them, in the forms that networks read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from scipy import sparse
+from torch import Tensor
+
+from isd.nn import SparseBatch
+
+
+def is_sparse(x: Tensor) -> bool:
+    """Whether a minibatch came as a sparse tensor."""
+    return x.layout != torch.strided
+
+
+def sparse_batch(x: Tensor, *, by_column: bool) -> SparseBatch:
+    """Counts of a minibatch that are not zero.
+
+    Parameters
+    ----------
+    x
+        Counts of shape ``(n, n_vars)``, dense or sparse.
+    by_column
+        Whether to give them by column too, as gradients and likelihoods need them.
+
+    Examples
+    --------
+    >>> import torch
+    >>> batch = sparse_batch(torch.tensor([[0.0, 2.0], [1.0, 0.0]]), by_column=True)
+    >>> batch.values, batch.values_by_column
+    (tensor([2., 1.]), tensor([1., 2.]))
+    """
+    csr = x if x.layout == torch.sparse_csr else x.to_sparse_csr()
+    batch = SparseBatch(csr.crow_indices(), csr.col_indices(), csr.values(), x.shape[1])
+    return with_columns(batch) if by_column else batch
+
+
+def with_columns(batch: SparseBatch) -> SparseBatch:
+    """The batch, by column too."""
+    if batch.rows is not None:
+        return batch
+    shape = (len(batch), batch.n_features)
+    if batch.values.device.type == "cpu":
+        # scipy's conversion counts where torch's sorts: 12 ms against 220 for 128 cells x 180,000 at 4% density
+        parts = (batch.values.numpy(), batch.cols.numpy(), batch.row_ptr.numpy())
+        csc = sparse.csr_matrix(parts, shape=shape).tocsc()
+        col_ptr, rows, values = (torch.from_numpy(a) for a in (csc.indptr, csc.indices, csc.data))
+    else:
+        csr = torch.sparse_csr_tensor(batch.row_ptr, batch.cols, batch.values, size=shape)
+        tensor = csr.to_sparse_csc()
+        col_ptr, rows, values = tensor.ccol_indices(), tensor.row_indices(), tensor.values()
+    return replace(batch, col_ptr=col_ptr, rows=rows, values_by_column=values)
+
+
+def to_dense(x: Tensor) -> Tensor:
+    """A minibatch as a dense tensor."""
+    return x.to_dense() if is_sparse(x) else x
