@@ -73,6 +73,13 @@ class SparseBatch:
         return replace(self, values=values, values_by_column=by_column)
 
 
+def _weighted_sums(table: Tensor, index: Tensor, ptr: Tensor, values: Tensor) -> Tensor:
+    """Sum of the table's rows that each stretch of ``index`` names, weighted by ``values``."""
+    return F.embedding_bag(
+        index, table, ptr, mode="sum", per_sample_weights=values.to(table.dtype), include_last_offset=True
+    )
+
+
 class _SparseProduct(torch.autograd.Function):
     """``x @ weight`` with ``x`` a :class:`SparseBatch`.
 
@@ -83,14 +90,7 @@ class _SparseProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, batch: SparseBatch) -> Tensor:
         ctx.batch = batch
-        return F.embedding_bag(
-            batch.cols,
-            weight,
-            batch.row_ptr,
-            mode="sum",
-            per_sample_weights=batch.values.to(weight.dtype),
-            include_last_offset=True,
-        )
+        return _weighted_sums(weight, batch.cols, batch.row_ptr, batch.values)
 
     @staticmethod
     @once_differentiable
@@ -98,16 +98,7 @@ class _SparseProduct(torch.autograd.Function):
         batch: SparseBatch = ctx.batch
         if batch.rows is None or batch.col_ptr is None or batch.values_by_column is None:
             raise RuntimeError("a SparseBatch must be given by column too (col_ptr, rows, ...) to have a gradient.")
-        grad = grad.contiguous()
-        product = F.embedding_bag(
-            batch.rows,
-            grad,
-            batch.col_ptr,
-            mode="sum",
-            per_sample_weights=batch.values_by_column.to(grad.dtype),
-            include_last_offset=True,
-        )
-        return product, None
+        return _weighted_sums(grad.contiguous(), batch.rows, batch.col_ptr, batch.values_by_column), None
 
 
 class CountLinear(nn.Module):
