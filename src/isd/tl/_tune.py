@@ -147,7 +147,7 @@ def tune_guidance(
     if tolerance is not None and not 0 <= tolerance < np.inf:
         raise ValueError(f"tolerance must be a finite number that is not negative, got {tolerance}.")
     seed = settings.seed if seed is None else int(seed)
-    train, validation = _rows(model, adata, n_obs, seed)
+    train, validation = training_and_validation(model, adata, n_obs, seed, _MAX_TRAIN)
     key, names = model.labels_key, adata.var_names
     counts = get_counts(adata, model.layer or "X")
     yardstick = Yardstick.fit(sparse.csr_matrix(counts[train]), names, max_cells=_MAX_TRAIN, seed=seed)
@@ -239,7 +239,9 @@ def _settings(
     return sorted(out, key=lambda s: (abs(s.guidance_scale - 1) + s.classifier_scale, s.start_guide_step or 0))
 
 
-def _rows(model: LatentDiffusion, adata: AnnData, n_obs: int | None, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def training_and_validation(
+    model: LatentDiffusion, adata: AnnData, n_obs: int | None, seed: int, max_train: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Training and validation cells with a label that the model knows; test cells are not looked at."""
     if not isinstance(adata, AnnData):
         raise TypeError(f"adata must be an AnnData of real cells, got {type(adata).__name__}.")
@@ -269,8 +271,8 @@ def _rows(model: LatentDiffusion, adata: AnnData, n_obs: int | None, seed: int) 
             f"n_obs is {n_obs}; a whole number in {2 * (_K + 1)} ... {len(validation)} (validation cells) is expected."
         )
     rng = np.random.default_rng([seed, 50])
-    if len(train) > _MAX_TRAIN:
-        train = np.sort(rng.choice(train, _MAX_TRAIN, replace=False))
+    if len(train) > max_train:
+        train = np.sort(rng.choice(train, max_train, replace=False))
     return train, np.sort(rng.choice(validation, int(wanted), replace=False))
 
 
