@@ -36,6 +36,18 @@ def test_gaussians_find_mean_and_covariance_and_shrink_where_cells_are_few():
         gaussian_density(means, covariances).draw(np.array([1]), rng)
 
 
+def test_a_correlation_among_much_noise_is_kept():
+    """Posterior draws are mostly noise: shrinking by Ledoit and Wolf's weight took two thirds of what is left."""
+    rng = np.random.default_rng(0)
+    points = rng.standard_normal((300, 33))
+    points[:, 1] = 0.8 * points[:, 0] + 0.6 * points[:, 1]
+    _, covariances = fit_gaussians(points, np.zeros(300, dtype=int), 1)
+    assert covariances[0, 0, 1] > 0.8 * np.cov(points[:, :2].T)[0, 1]
+    # and with few cells the rest is not taken at its word
+    _, covariances = fit_gaussians(points[:20], np.zeros(20, dtype=int), 1)
+    assert np.linalg.cond(covariances[0]) < 20 < np.linalg.cond(np.cov(points[:20].T))
+
+
 def test_mixtures_find_two_groups_within_a_label():
     rng = np.random.default_rng(0)
     two = np.concatenate([rng.normal(-4, 1, (300, 2)), rng.normal(4, 1, (300, 2))])
