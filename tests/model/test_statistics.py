@@ -19,18 +19,31 @@ def counts():
 def test_loadings_are_those_of_a_dense_decomposition(counts):
     rows = np.random.default_rng(1).permutation(90)[:70]  # in any order
     found = principal_loadings(counts, rows, 3)
+    assert found.shape == (2, 30)  # the third is noise
     dense = counts[rows].toarray()
     dense = np.log1p(1e4 * dense / dense.sum(axis=1, keepdims=True))
     _, values, axes = np.linalg.svd(dense - dense.mean(axis=0), full_matrices=False)
-    expected = axes[:3] * values[:3, None] / np.sqrt(len(rows) - 1)
+    expected = axes[:2] * values[:2, None] / np.sqrt(len(rows) - 1)
     signs = np.sign((found * expected).sum(axis=1, keepdims=True))
     np.testing.assert_allclose(found * signs, expected, atol=2e-3 * values[0])
     np.testing.assert_allclose(feature_share(counts, rows, chunk=7), counts[rows].sum(axis=0).A1 / counts[rows].sum())
 
 
 def test_fewer_cells_than_axes(counts):
-    assert principal_loadings(counts, np.arange(3), 10).shape == (2, 30)
+    assert len(principal_loadings(counts, np.arange(3), 10)) <= 2
     assert principal_loadings(counts, np.arange(1), 10).shape == (0, 30)
+
+
+def test_axes_of_noise_are_left_out(counts):
+    """Neither axes of some cells alone, nor features that vary much by themselves, are something to start from."""
+    rng = np.random.default_rng(2)
+    noise = sparse.csr_matrix(rng.poisson(4.0, size=counts.shape).astype(np.float32))
+    assert len(principal_loadings(noise, np.arange(90), 10)) == 0
+    loud = counts.toarray()
+    loud[:, 7] = rng.permutation(np.round(np.exp(rng.normal(1.5, 2.0, size=90)).clip(0, 300)))
+    found = principal_loadings(sparse.csr_matrix(loud), np.arange(90), 10)
+    share = found**2 / (found**2).sum(axis=1, keepdims=True)
+    assert len(found) == 2 and share[:, 7].max() < 0.5
 
 
 def test_training_starts_from_the_axes_of_the_training_cells(adata, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,12 @@ def density(counts: Any, rows: np.ndarray, n_rows: int = 512) -> float:
 
 
 def principal_loadings(counts: Any, rows: np.ndarray, n_components: int, seed: int = 0) -> np.ndarray:
-    """Principal axes of log-normalised counts, each as long as the standard deviation of its scores.
+    """Principal axes of log-normalised counts that stand out of noise, each as long as the standard deviation of its scores.
+
+    An axis stands out if it has more variance than the first axis of the same values in other cells: each feature's
+    values are permuted over the cells, which keeps how they vary and loses how they vary together (parallel analysis). The
+    axes after these are noise of the training cells, or single features of large variance. A decoder that starts from
+    them says that held-out cells vary along them as well, which they do not.
 
     Parameters
     ----------
@@ -59,13 +65,17 @@ def principal_loadings(counts: Any, rows: np.ndarray, n_components: int, seed: i
     rows
         Training rows; of more than 2,000, so many are drawn.
     n_components
-        Number of axes; fewer come back where there are fewer cells or features.
+        Number of axes at most.
     seed
-        Seed of the draw and of the decomposition.
+        Seed of the draw, the permutation and the decomposition.
 
     Returns
     -------
     Array of shape ``(at most n_components, n_vars)``.
+
+    References
+    ----------
+    Horn 1965, A rationale and test for the number of factors in factor analysis; Buja and Eyuboglu 1992 for permutations.
     """
     from sklearn.decomposition import PCA
 
@@ -76,4 +86,16 @@ def principal_loadings(counts: Any, rows: np.ndarray, n_components: int, seed: i
     if n_components < 1:
         return np.zeros((0, matrix.shape[1]))
     pca = PCA(n_components, svd_solver="arpack", random_state=seed).fit(matrix)
-    return pca.components_ * np.sqrt(np.maximum(pca.explained_variance_, 0.0))[:, None]
+    noise = PCA(1, svd_solver="arpack", random_state=seed).fit(_permuted(matrix, rng)).explained_variance_[0]
+    kept = pca.explained_variance_ > noise
+    return pca.components_[kept] * np.sqrt(pca.explained_variance_[kept])[:, None]
+
+
+def _permuted(matrix: sparse.csr_matrix, rng: np.random.Generator) -> sparse.csr_matrix:
+    """Each column's values in other rows."""
+    by_column = matrix.tocsc()
+    n = matrix.shape[0]
+    rows = np.empty_like(by_column.indices)
+    for start, stop in pairwise(by_column.indptr):
+        rows[start:stop] = rng.choice(n, stop - start, replace=False)
+    return sparse.csc_matrix((by_column.data, rows, by_column.indptr), shape=matrix.shape).tocsr()
