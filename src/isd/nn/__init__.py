@@ -5,8 +5,16 @@ from isd.nn._conditions import Conditions, one_hot_conditions
 from isd.nn._denoiser import AdaLNDenoiser, MLPUNet
 from isd.nn._likelihood import Factors, gamma_ratio, log_likelihood
 from isd.nn._noise_classifier import NoiseClassifier
+from isd.nn._segments import Segments
 from isd.nn._sparse import CountLinear, SparseBatch
 from isd.nn._time import timestep_embedding
+from isd.nn._usage import (
+    IsoformCounts,
+    dirichlet_multinomial_log_likelihood,
+    isoform_counts,
+    multinomial_log_likelihood,
+    pair_log_softmax,
+)
 
 __all__ = [
     "MLP",
@@ -16,12 +24,18 @@ __all__ = [
     "CountEncoder",
     "CountLinear",
     "Factors",
+    "IsoformCounts",
     "LowRankLinear",
     "MLPUNet",
     "NoiseClassifier",
+    "Segments",
     "SparseBatch",
+    "dirichlet_multinomial_log_likelihood",
     "gamma_ratio",
+    "isoform_counts",
     "log_likelihood",
+    "multinomial_log_likelihood",
     "one_hot_conditions",
+    "pair_log_softmax",
     "timestep_embedding",
 ]
