@@ -49,7 +49,9 @@ def density(counts: Any, rows: np.ndarray, n_rows: int = 512) -> float:
     return sparse.csr_matrix(counts[rows]).count_nonzero() / (len(rows) * counts.shape[1])
 
 
-def principal_loadings(counts: Any, rows: np.ndarray, n_components: int, seed: int = 0) -> np.ndarray:
+def principal_loadings(
+    counts: Any, rows: np.ndarray, n_components: int, seed: int = 0, *, groups: sparse.csr_matrix | None = None
+) -> np.ndarray:
     """Principal axes of log-normalised counts, each as long as the standard deviation of its scores.
 
     Parameters
@@ -62,16 +64,19 @@ def principal_loadings(counts: Any, rows: np.ndarray, n_components: int, seed: i
         Number of axes; fewer come back where there are fewer cells or features.
     seed
         Seed of the draw and of the decomposition.
+    groups
+        Matrix of shape ``(n_vars, n_groups)`` that adds features up, such as isoforms to genes.
 
     Returns
     -------
-    Array of shape ``(at most n_components, n_vars)``.
+    Array of shape ``(at most n_components, n_vars)``, or as many columns as groups.
     """
     from sklearn.decomposition import PCA
 
     rng = np.random.default_rng(seed)
     rows = np.sort(rng.choice(rows, _MAX_ROWS, replace=False) if len(rows) > _MAX_ROWS else rows)
-    matrix = log_normalized(sparse.csr_matrix(counts[rows], dtype=np.float32))
+    chosen = sparse.csr_matrix(counts[rows], dtype=np.float32)
+    matrix = log_normalized(chosen if groups is None else sparse.csr_matrix(chosen @ groups))
     n_components = min(n_components, min(matrix.shape) - 1)
     if n_components < 1:
         return np.zeros((0, matrix.shape[1]))
