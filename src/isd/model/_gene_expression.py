@@ -204,7 +204,7 @@ class GeneExpression(IsdModel):
         Raises
         ------
         ValueError
-            If the model knows no genes or is not trained, a gene is unknown, or the result would take more than 2 GB.
+            If the model knows no genes, a gene is unknown, or the result would take more than 2 GB.
 
         Examples
         --------
@@ -294,7 +294,7 @@ class GeneExpression(IsdModel):
         Raises
         ------
         ValueError
-            If the model knows no genes or is not trained, a gene or label is unknown or has no cells, or the result would
+            If the model knows no genes, a gene or label is unknown or has no cells, or the result would
             take more than 2 GB.
 
         Examples

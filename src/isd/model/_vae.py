@@ -26,7 +26,7 @@ from isd.model._gene_expression import (
 from isd.model._generated import COUNTS_STREAM, DENSE_LIMIT, Cells, broadcast_library, decode_counts, generated_adata
 from isd.model._loading import SparseDataSplitter, sorted_rows
 from isd.model._presets import PUBLISHED, Preset, check_preset, default_vae, default_vae_train, resolve
-from isd.model._statistics import density, feature_share, principal_loadings
+from isd.model._statistics import density, feature_share, principal_loadings, usage_loadings
 from isd.model._training import LRSchedule, fit, seeded, settle
 from isd.module import GeneVAEModule, VAEModule
 from isd.module._vae import DENSE_ABOVE
@@ -317,6 +317,11 @@ class VAE(GeneExpression, VAEMixin):
             if rank := self.module.output_rank:
                 genes = self._gene_sums() if self.module_params["gene_decoder"] else None
                 self.module.set_loadings(principal_loadings(counts, train_idx, rank, groups=genes))
+            if isinstance(self.module, GeneVAEModule) and self.gene_of is not None:
+                shrinkage, rank = self.module_params["usage_shrinkage"], self.module.usage_rank
+                self.module.set_usage_loadings(
+                    usage_loadings(counts, train_idx, self.gene_of, rank, shrinkage=shrinkage)
+                )
         self._remember_rows(train_idx, val_idx, test_idx)
         # rows that stand in for what generation is not told: depth, batch, covariates
         self.template_codes_ = self._codes()[train_idx]

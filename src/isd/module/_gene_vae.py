@@ -171,6 +171,18 @@ class GeneVAEModule(VAEModule):
         decoder = self._gene_decoder
         decoder.log_pooled.copy_(torch.as_tensor(np.maximum(pooled, -20.0), dtype=torch.float32))
 
+    @torch.no_grad()
+    def set_usage_loadings(self, loadings: np.ndarray) -> None:
+        """Start the layer of usage from axes of shape ``(k, n_vars)``, such as :func:`usage_loadings` gives."""
+        ours = self._gene_decoder.usage.loadings
+        k = min(len(ours), len(loadings))
+        ours[:k] = torch.as_tensor(loadings[:k, self._features[: self.n_shared]], dtype=torch.float32).to(ours.device)
+
+    @property
+    def usage_rank(self) -> int:
+        """Rank of the layer that gives logits of usage."""
+        return len(self._gene_decoder.usage.loadings)
+
     @property
     def _gene_decoder(self) -> GeneDecoder:
         assert isinstance(self.decoder, GeneDecoder)
