@@ -62,8 +62,8 @@ def ours(counts, args: argparse.Namespace) -> list[list[float]]:
     isd.settings.progress = False
     adata = AnnData(counts)
     if args.genes:
-        # sizes of genes as in an annotation: half of them have one isoform, some have dozens
-        sizes = np.minimum(np.random.default_rng(1).zipf(1.7, counts.shape[1]), 100)
+        # sizes of genes as in an annotation: two thirds of them have one isoform, some have dozens
+        sizes = np.minimum(np.random.default_rng(1).zipf(2.1, counts.shape[1]), 100)
         gene = np.repeat(np.arange(len(sizes)), sizes)[: counts.shape[1]]
         adata.var["gene_id"] = np.random.default_rng(2).permutation(gene).astype(str)
     isd.model.VAE.setup_anndata(adata, labels_key=None, gene_key="gene_id" if args.genes else None)
