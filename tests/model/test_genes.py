@@ -6,6 +6,7 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import isd
 from isd.metrics import isoform_usage
@@ -276,3 +277,12 @@ def test_cells_scatter_in_usage_as_concentrations_say(models):
     finally:
         decoder.log_concentration.data.copy_(kept)
     assert spreads[1] > 0.97 and spreads[0] < 0.85
+
+
+def test_mixed_precision_trains_usage_too(adata):
+    set_up(adata)
+    model = VAE(adata, n_hidden=8, n_latent=2, concentration_rank=1)
+    model.train(max_steps=3, precision="bf16-mixed")
+    assert np.isfinite(model.history["train_loss"].to_numpy()).all()
+    assert model.module.decoder.usage.loadings.dtype == torch.float32
+    assert np.isfinite(model.get_isoform_usage(return_numpy=True)).all()

@@ -155,7 +155,7 @@ def test_isoforms_of_a_gene_are_dirichlet_multinomial(total):
     """Moments of each isoform, over few counts (a search each) and many (binomials)."""
     share, kappa, n = np.array([0.1, 0.25, 0.65]), 2.0, 6000
     totals = sparse.csr_matrix(np.tile([float(total), 2.0], (n, 1)))
-    usage = np.tile(share, (n, 1))
+    usage = np.log(np.tile(share, (n, 1)))
     x = draw_usage(totals, usage, np.array([kappa]), np.array([3]), np.array([0, 3, 1, 2]), np.random.default_rng(0))
     x = x.toarray()
     np.testing.assert_array_equal(x[:, 2], 2.0)
@@ -174,7 +174,7 @@ def test_a_vanishing_concentration_gives_all_counts_to_one_isoform_in_proportion
     share, n = np.array([0.2, 0.8]), 3000
     totals = sparse.csr_matrix(np.full((n, 1), 7.0))
     x = draw_usage(
-        totals, np.tile(share, (n, 1)), np.array([1e-6]), np.array([2]), np.arange(2), np.random.default_rng(0)
+        totals, np.log(np.tile(share, (n, 1))), np.array([1e-6]), np.array([2]), np.arange(2), np.random.default_rng(0)
     )
     x = x.toarray()
     assert set(np.unique(x)) == {0.0, 7.0}
@@ -185,7 +185,7 @@ def test_wide_genes_keep_their_counts():
     """Genes of up to 60 isoforms, shallow and deep cells: isoforms add up to their gene in every cell."""
     rng = np.random.default_rng(0)
     sizes = np.array([60, 2, 17, 30, 5])
-    usage = np.concatenate([rng.dirichlet(np.full(s, 0.2), size=20) for s in sizes], axis=1)
+    usage = np.concatenate([np.log(rng.dirichlet(np.full(s, 0.2), size=20)) for s in sizes], axis=1)
     features = rng.permutation(sizes.sum() + 3)
     totals = rng.negative_binomial(0.5, 0.02, size=(20, 8)).astype(float)
     totals[10:] *= 100
@@ -252,7 +252,7 @@ def test_a_distribution_of_several_samples_has_one_more_axis():
         ]
     both = GeneIsoformCounts(
         torch.distributions.Poisson(torch.stack([p.gene_mean for p in px])),
-        torch.stack([p.log_usage for p in px]), px[0].concentration, module.shared, module.genes,
+        torch.stack([p.logits for p in px]), px[0].concentration, module.shared, module.genes,
     )  # fmt: skip
     assert both.mean.shape == (2, 4, 15)
     assert both.log_prob(torch.ones(2, 4, 15)).shape == (2, 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -18,8 +19,8 @@ class GeneIsoformCounts(Distribution):
     ----------
     gene_counts
         Distribution of the genes' counts, batch shape ``(..., n_genes)``. Genes with several isoforms come first.
-    log_usage
-        Log usage of the isoforms of these genes, shape ``(..., n_shared)``, in the order of ``shared``.
+    logits
+        Logits of usage of the isoforms of these genes, shape ``(..., n_shared)``, in the order of ``shared``.
     concentration
         Concentrations, of a shape that broadcasts to ``(..., n_multi)``.
     shared
@@ -32,8 +33,8 @@ class GeneIsoformCounts(Distribution):
     >>> import torch
     >>> from torch.distributions import Poisson
     >>> genes = Segments(torch.tensor([0, 1, 0]))
-    >>> usage = torch.log(torch.tensor([[0.25, 0.75]]))
-    >>> px = GeneIsoformCounts(Poisson(torch.tensor([[8.0, 1.0]])), usage, torch.ones(1), torch.tensor([0, 2]), genes)
+    >>> logits = torch.log(torch.tensor([[1.0, 3.0]]))
+    >>> px = GeneIsoformCounts(Poisson(torch.tensor([[8.0, 1.0]])), logits, torch.ones(1), torch.tensor([0, 2]), genes)
     >>> px.mean
     tensor([[2., 1., 6.]])
     """
@@ -42,19 +43,25 @@ class GeneIsoformCounts(Distribution):
     support = constraints.nonnegative_integer
 
     def __init__(
-        self, gene_counts: Distribution, log_usage: Tensor, concentration: Tensor, shared: Tensor, genes: Segments
+        self, gene_counts: Distribution, logits: Tensor, concentration: Tensor, shared: Tensor, genes: Segments
     ) -> None:
-        self.gene_counts, self.log_usage, self.concentration = gene_counts, log_usage, concentration
+        self.gene_counts, self.logits, self.concentration = gene_counts, logits, concentration
         self.shared, self.genes = shared, genes
         batch = gene_counts.batch_shape[:-1]
         super().__init__(batch, torch.Size([genes.n_features]), validate_args=False)
 
+    @cached_property
+    def log_usage(self) -> Tensor:
+        """Log usage of the isoforms of genes with several, shape ``(..., n_shared)``."""
+        every = self.logits.new_zeros((*self.logits.shape[:-1], self.genes.n_features))
+        every = self.genes.log_softmax(every.index_copy(-1, self.shared, self.logits))
+        return every.index_select(-1, self.shared)
+
     @property
     def usage(self) -> Tensor:
         """Share of every isoform in its gene, shape ``(..., n_vars)``; 1 where there is no other."""
-        usage = self.log_usage.new_ones((*self.log_usage.shape[:-1], self.genes.n_features))
-        usage[..., self.shared] = self.log_usage.exp()
-        return usage
+        usage = self.logits.new_ones((*self.logits.shape[:-1], self.genes.n_features))
+        return usage.index_copy(-1, self.shared, self.log_usage.exp())
 
     @property
     def gene_mean(self) -> Tensor:
@@ -73,7 +80,7 @@ class GeneIsoformCounts(Distribution):
         """
         value = value.double()
         totals = self.genes.sum(value)
-        out = self.gene_counts.log_prob(totals.to(self.log_usage.dtype)).double().sum(-1)
+        out = self.gene_counts.log_prob(totals.to(self.logits.dtype)).double().sum(-1)
         x, inner = value[..., self.shared], self.genes.segment_of[self.shared]
         n_multi = int(inner[-1]) + 1
         kappa = self.concentration.double().expand(*out.shape, n_multi)

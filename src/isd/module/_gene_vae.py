@@ -199,10 +199,9 @@ class GeneVAEModule(VAEModule):
 
     def _distribution(self, out: dict[str, Tensor], log_library: Tensor) -> Distribution:
         share = torch.softmax(out["mean"], dim=-1)
-        log_usage = self.inner.log_softmax(out["usage"])
         if self.usage_likelihood == "nb":
-            usage = log_usage.new_ones((*log_usage.shape[:-1], self.n_input))
-            usage = usage.index_copy(-1, self.shared, log_usage.exp())
+            usage = share.new_ones((*share.shape[:-1], self.n_input))
+            usage = usage.index_copy(-1, self.shared, self.inner.softmax(out["usage"]))
             share = self.genes.expand(share) * usage
         mean = share * log_library.exp()
         gene_counts: Distribution
@@ -218,7 +217,7 @@ class GeneVAEModule(VAEModule):
         if "concentration" in out:
             log_kappa = log_kappa + out["concentration"]
         kappa = log_kappa.clamp(*LOG_CONCENTRATION_RANGE).exp()
-        return GeneIsoformCounts(gene_counts, log_usage, kappa, self.shared, self.genes)
+        return GeneIsoformCounts(gene_counts, out["usage"], kappa, self.shared, self.genes)
 
     def _reconstruction(
         self, x: Tensor, inference_outputs: dict[str, Any], generated: dict[str, Any]
@@ -263,7 +262,7 @@ class GeneVAEModule(VAEModule):
         gene_counts = super()._draw(px.gene_counts, totals, streams[0])
         return draw_usage(
             gene_counts,
-            px.log_usage.exp().cpu().numpy(),
+            px.logits.cpu().numpy(),
             px.concentration.double().cpu().numpy(),
             self.sizes,
             self._features,

@@ -8,7 +8,7 @@ from scipy import sparse
 
 def draw_usage(
     totals: sparse.csr_matrix,
-    usage: np.ndarray,
+    logits: np.ndarray,
     concentration: np.ndarray,
     sizes: np.ndarray,
     features: np.ndarray,
@@ -23,14 +23,14 @@ def draw_usage(
     ----------
     totals
         Counts of genes, csr of shape ``(n_obs, n_genes)``. Genes with several isoforms come first.
-    usage
-        Mean usage of the isoforms of these genes, gene by gene, shape ``(n_obs, n_shared)``.
+    logits
+        Logits of the mean usage of the isoforms of these genes, gene by gene, shape ``(n_obs, n_shared)``.
     concentration
         Concentration of each of these genes, of a shape that broadcasts to ``(n_obs, n_multi)``.
     sizes
         Number of isoforms of each of these genes, shape ``(n_multi,)``.
     features
-        Column of each isoform: those of ``usage``, then those of genes with one isoform, shape ``(n_vars,)``.
+        Column of each isoform: those of ``logits``, then those of genes with one isoform, shape ``(n_vars,)``.
     rng
         Source of randomness: each row gets a stream of its own from it.
 
@@ -45,8 +45,8 @@ def draw_usage(
     Examples
     --------
     >>> totals = sparse.csr_matrix(np.array([[9.0, 0.0, 4.0]]))
-    >>> usage = np.array([[0.5, 0.5, 0.1, 0.9]])
-    >>> x = draw_usage(totals, usage, np.array([5.0, 5.0]), np.array([2, 2]), np.arange(5), np.random.default_rng(0))
+    >>> logits = np.log([[0.5, 0.5, 0.1, 0.9]])
+    >>> x = draw_usage(totals, logits, np.array([5.0, 5.0]), np.array([2, 2]), np.arange(5), np.random.default_rng(0))
     >>> x.toarray()[0, :2].sum().item(), x.toarray()[0, 2:].tolist()
     (9.0, [0.0, 0.0, 4.0])
     """
@@ -64,7 +64,7 @@ def draw_usage(
             genes = genes[several]
             at, split = _split(
                 counts[several].astype(np.int64),
-                usage[i],
+                logits[i],
                 concentration[i, genes],
                 offsets[genes],
                 sizes[genes],
@@ -83,7 +83,7 @@ def draw_usage(
 
 def _split(
     counts: np.ndarray,
-    usage: np.ndarray,
+    logits: np.ndarray,
     concentration: np.ndarray,
     first: np.ndarray,
     sizes: np.ndarray,
@@ -92,7 +92,10 @@ def _split(
     """Positions of isoforms with counts, and their counts, of one cell's genes."""
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
     at = np.arange(int(sizes.sum())) + np.repeat(first - starts, sizes)
-    mean = usage[at].astype(np.float64)
+    mean = logits[at].astype(np.float64)
+    mean -= np.repeat(np.maximum.reduceat(mean, starts), sizes)
+    np.exp(mean, out=mean)
+    mean /= np.repeat(np.add.reduceat(mean, starts), sizes)
     weights = mean.copy()
     spread = np.repeat(counts > 1, sizes)
     weights[spread] = rng.standard_gamma(np.repeat(concentration, sizes)[spread] * mean[spread])
