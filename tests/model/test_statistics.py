@@ -44,6 +44,7 @@ def test_axes_of_noise_are_left_out(counts):
     found = principal_loadings(sparse.csr_matrix(loud), np.arange(90), 10)
     share = found**2 / (found**2).sum(axis=1, keepdims=True)
     assert len(found) == 2 and share[:, 7].max() < 0.5
+    assert len(principal_loadings(noise, np.arange(90), 10, few=90)) == 10
 
 
 def test_training_starts_from_the_axes_of_the_training_cells(adata, monkeypatch):
@@ -78,6 +79,9 @@ def test_default_settings_follow_what_there_is_to_learn_from(adata):
     steps = [default_vae_train(n)["max_steps"] for n in (100, 3000, 30_000, 10**6, 10**7)]
     assert steps == sorted(steps) and steps[-1] == steps[-2]
     assert default_vae_train(3000, 50.0)["max_steps"] < default_vae_train(3000)["max_steps"]
+    # deep counts, as those of bulk: longer, and without dropout, where there are enough of them
+    assert default_vae_train(3000, 3000 * 200.0)["max_steps"] > default_vae_train(3000, 3000 * 2.0)["max_steps"]
+    assert [default_vae(n, n * 200.0)["dropout"] for n in (600, 3000)] == [0.1, 0.0]
     VAE.setup_anndata(adata)
     n_train, per_feature = VAE(adata)._size()
     assert n_train == round(0.9 * adata.n_obs)

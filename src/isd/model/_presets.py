@@ -73,6 +73,8 @@ def check_preset(preset: str) -> None:
 #: Training cells below which a data set is small, and large; counts per feature below which it is sparse.
 FEW, SMALL, LARGE = 500, 1000, 5000
 SPARSE = 100.0
+#: Counts per feature and cell above which data are deep, as bulk is: small deviations show, and take long to learn.
+DEEP = 20.0
 
 
 def default_vae(n_train: int, counts_per_feature: float = np.inf) -> dict[str, Any]:
@@ -91,6 +93,7 @@ def default_vae(n_train: int, counts_per_feature: float = np.inf) -> dict[str, A
     ([128, 256], [0.1, 0.1, 0.0])
     """
     sparse = counts_per_feature < SPARSE
+    enough = n_train >= (SMALL if _deep(n_train, counts_per_feature) else LARGE)
     return {
         "n_hidden": 128 if n_train < SMALL or sparse else 256,
         "n_layers": 2,
@@ -100,7 +103,7 @@ def default_vae(n_train: int, counts_per_feature: float = np.inf) -> dict[str, A
         "shrinkage": 5.0,
         "dispersion_shrinkage": 10.0,
         "label_weight": 5.0,
-        "dropout": 0.1 if n_train < LARGE else 0.0,
+        "dropout": 0.0 if enough else 0.1,
         "norm": "layer",
         "activation": "silu",
         "likelihood": "nb",
@@ -114,12 +117,18 @@ def default_vae_train(n_train: int, counts_per_feature: float = np.inf) -> dict[
     """Steps, batch size and weight decay by the same two numbers."""
     if n_train < SMALL:
         rule = {"max_steps": 800 if n_train < FEW else 1600, "batch_size": 64, "weight_decay": 0.1}
+    elif n_train < LARGE and _deep(n_train, counts_per_feature):
+        rule = {"max_steps": 5000, "batch_size": 128, "weight_decay": 0.01}
     elif n_train < LARGE:
         rule = {"max_steps": 1500 if counts_per_feature < SPARSE else 2000, "batch_size": 128, "weight_decay": 0.01}
     else:
         # about 40 epochs, between 3,000 and 40,000 steps
         rule = {"max_steps": min(max(3000, 40 * n_train // 128), 40_000), "batch_size": 128, "weight_decay": 0.01}
     return {"lr": 1e-3, "lr_schedule": "one_cycle", "gradient_clip_val": 10.0, "kl_warmup": 0.3, **rule}
+
+
+def _deep(n_train: int, counts_per_feature: float) -> bool:
+    return DEEP * max(n_train, 1) < counts_per_feature < np.inf
 
 
 def default_diffusion() -> dict[str, Any]:

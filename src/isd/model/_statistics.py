@@ -52,14 +52,21 @@ def density(counts: Any, rows: np.ndarray, n_rows: int = 512) -> float:
 
 
 def principal_loadings(
-    counts: Any, rows: np.ndarray, n_components: int, seed: int = 0, *, groups: sparse.csr_matrix | None = None
+    counts: Any,
+    rows: np.ndarray,
+    n_components: int,
+    seed: int = 0,
+    *,
+    groups: sparse.csr_matrix | None = None,
+    few: int = 1500,
 ) -> np.ndarray:
-    """Principal axes of log-normalised counts that stand out of noise, each as long as the standard deviation of its scores.
+    """Principal axes of log-normalised counts, each as long as the standard deviation of its scores.
 
-    An axis stands out if it has more variance than the first axis of the same values in other cells: each feature's
-    values are permuted over the cells, which keeps how they vary and loses how they vary together (parallel analysis). The
-    axes after these are noise of the training cells, or single features of large variance. A decoder that starts from
-    them says that held-out cells vary along them as well, which they do not.
+    With few cells, only axes that stand out of noise: those with more variance than the first axis of the same values in
+    other cells, where each feature's values are permuted over the cells, which keeps how they vary and loses how they vary
+    together (parallel analysis). The axes after these are noise of the training cells. A decoder that starts from them says
+    that held-out cells vary along them as well, which they do not. With more cells, where there is less noise, training is
+    quicker from all of them (``docs/notes/realism.md``).
 
     Parameters
     ----------
@@ -73,6 +80,8 @@ def principal_loadings(
         Seed of the draw, the permutation and the decomposition.
     groups
         Matrix of shape ``(n_vars, n_groups)`` that adds features up, such as isoforms to genes.
+    few
+        Rows below which axes of noise are left out.
 
     Returns
     -------
@@ -92,7 +101,9 @@ def principal_loadings(
     if n_components < 1:
         return np.zeros((0, matrix.shape[1]))
     pca = PCA(n_components, svd_solver="arpack", random_state=seed).fit(matrix)
-    noise = PCA(1, svd_solver="arpack", random_state=seed).fit(_permuted(matrix, rng)).explained_variance_[0]
+    noise = 0.0
+    if len(rows) < few:
+        noise = PCA(1, svd_solver="arpack", random_state=seed).fit(_permuted(matrix, rng)).explained_variance_[0]
     kept = pca.explained_variance_ > noise
     return pca.components_[kept] * np.sqrt(pca.explained_variance_[kept])[:, None]
 
