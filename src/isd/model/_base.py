@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -323,6 +323,13 @@ class IsdModel(BaseModelClass):
     def _extra_meta(self) -> dict[str, Any]:
         return {}
 
+    def _extra_tensors(self) -> dict[str, torch.Tensor]:
+        """Tensors that are saved besides those of the module."""
+        return {}
+
+    def _restore_extra(self, meta: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
+        """Take back what :meth:`_extra_meta` and :meth:`_extra_tensors` saved."""
+
     def _check_consistent(self) -> None:
         """Raise when parts of the model no longer belong together."""
 
@@ -368,7 +375,7 @@ class IsdModel(BaseModelClass):
         # names of features stand once, in features.json
         x_field[_STATE] = {k: v for k, v in x_field[_STATE].items() if k != "column_names"}
         registry[_FIELDS][REGISTRY_KEYS.X_KEY] = x_field
-        tensors = {_WEIGHT_PREFIX + k: v for k, v in self.module.state_dict().items()}
+        tensors = {_WEIGHT_PREFIX + k: v for k, v in self.module.state_dict().items()} | self._extra_tensors()
         for name, value in self.__dict__.items():
             if name.endswith("_") and isinstance(value, np.ndarray):
                 # torch's uint64 has few friends: such arrays travel as int64 of the same bits
@@ -439,6 +446,7 @@ class IsdModel(BaseModelClass):
             if name.startswith(_ARRAY_PREFIX):
                 dtype, key = name[len(_ARRAY_PREFIX) :].split(".", 1)
                 setattr(model, key, value.numpy().view(np.dtype(dtype)).copy())
+        model._restore_extra(meta, tensors)
         model._colors = meta["colors"]
         if features["columns"]:
             model._var = pd.DataFrame(features["columns"], index=pd.Index(features["var_names"]))

@@ -18,6 +18,7 @@ from scvi.model.base import VAEMixin
 from isd._counts import row_sums
 from isd._progress import track
 from isd.model._base import IsdModel
+from isd.model._gene_encoder import GeneEncoderMixin
 from isd.model._generated import COUNTS_STREAM, DENSE_LIMIT, Cells, broadcast_library, decode_counts, generated_adata
 from isd.model._loading import SparseDataSplitter
 from isd.model._presets import PUBLISHED, Preset, check_preset, default_vae, default_vae_train, resolve
@@ -30,7 +31,7 @@ from isd.settings import settings
 _POSTERIOR_STREAM = 11
 
 
-class VAE(VAEMixin, IsdModel):
+class VAE(GeneEncoderMixin, VAEMixin, IsdModel):
     """Variational autoencoder of isoform counts.
 
     Parameters
@@ -191,6 +192,7 @@ class VAE(VAEMixin, IsdModel):
         checkpoint_dir: str | Path | None = None,
         log_every: int = 10,
         sparse: bool | None = None,
+        gene_encoder: bool | None = None,
         accelerator: str = "auto",
         devices: int | list[int] | str = "auto",
         progress: bool | None = None,
@@ -225,6 +227,9 @@ class VAE(VAEMixin, IsdModel):
             Whether the encoder's first layer reads minibatches as csr (``True``) or dense (``False``). ``None`` takes
             what is faster: csr on a CPU where at most 30% of the training cells' counts are not zero. The result is
             the same to the precision of floating point.
+        gene_encoder
+            Whether to fit afterwards what tells isoforms from the counts of genes (:meth:`fit_gene_encoder`). ``None``:
+            where a gene map was registered.
         accelerator, devices
             As in scvi-tools.
         progress
@@ -305,6 +310,10 @@ class VAE(VAEMixin, IsdModel):
                 dispersion_lr=dispersion_lr,
                 max_kl_weight=max_kl_weight,
             )
+        if gene_encoder is None:
+            gene_encoder = self.setup_args.get("gene_key") is not None
+        if gene_encoder:
+            self.fit_gene_encoder(seed=seed, progress=progress)
 
     def _make_data_loader(self, *args: Any, **kwargs: Any) -> Any:
         # counts that are stored sparse reach the first layer as csr; dense ones come dense

@@ -15,6 +15,7 @@ from isd.nn._usage import (
     multinomial_log_likelihood,
     pair_log_softmax,
 )
+from isd.nn._usage_predictor import UsagePredictor
 
 __all__ = [
     "MLP",
@@ -30,6 +31,7 @@ __all__ = [
     "NoiseClassifier",
     "Segments",
     "SparseBatch",
+    "UsagePredictor",
     "dirichlet_multinomial_log_likelihood",
     "gamma_ratio",
     "isoform_counts",

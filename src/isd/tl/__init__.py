@@ -1,9 +1,10 @@
-"""Tools: generate, interpolate, tune guidance, encode, embed."""
+"""Tools: generate, interpolate, tune guidance, encode, embed, infer isoforms from genes."""
 
 from isd.tl._embed import embed
 from isd.tl._encode import encode
 from isd.tl._generate import generate
+from isd.tl._infer_isoforms import infer_isoforms
 from isd.tl._interpolate import interpolate
 from isd.tl._tune import GuidanceChoice, tune_guidance
 
-__all__ = ["GuidanceChoice", "embed", "encode", "generate", "interpolate", "tune_guidance"]
+__all__ = ["GuidanceChoice", "embed", "encode", "generate", "infer_isoforms", "interpolate", "tune_guidance"]
