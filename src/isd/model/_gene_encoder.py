@@ -167,8 +167,8 @@ class GeneEncoderMixin:
         return self._gene_encoder
 
     @property
-    def gene_key(self: Any) -> str:
-        """Column of ``var`` that says which gene a transcript belongs to."""
+    def gene_column(self: Any) -> str:
+        """Column of ``var`` that says which gene a transcript belongs to: the one registered, else ``"gene_id"``."""
         return self.setup_args.get("gene_key") or GENE_ID
 
     def gene_map(self: Any) -> GeneMap:
@@ -180,12 +180,12 @@ class GeneEncoderMixin:
             If the data that the model was set up with do not say.
         """
         table: pd.DataFrame = self.feature_table
-        if self.gene_key not in table:
+        if self.gene_column not in table:
             raise KeyError(
-                f"the model's features have no column {self.gene_key!r} that says which gene they belong to; they have "
+                f"the model's features have no column {self.gene_column!r} that says which gene they belong to; they have "
                 f"{list(table.columns)}. Run isd.pp.annotate_genes(adata, ...) before setup_anndata."
             )
-        return GeneMap.from_ids(table[self.gene_key])
+        return GeneMap.from_ids(table[self.gene_column])
 
     def fit_gene_encoder(
         self: Any,
@@ -232,7 +232,7 @@ class GeneEncoderMixin:
         genes = self.gene_map()
         if not (genes.n_isoforms > 1).any():
             raise ValueError(
-                f"no gene in var[{self.gene_key!r}] has more than one transcript among the model's {len(genes.gene_of)} "
+                f"no gene in var[{self.gene_column!r}] has more than one transcript among the model's {len(genes.gene_of)} "
                 "features: there are no isoforms to tell apart."
             )
         adata: AnnData = self._validate_anndata()

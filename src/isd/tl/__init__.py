@@ -1,5 +1,6 @@
-"""Tools: generate, interpolate, tune guidance, encode, embed, infer isoforms from genes."""
+"""Tools: generate, interpolate, tune guidance, encode, embed, infer isoforms from genes, switches."""
 
+from isd.tl._differential_usage import differential_usage
 from isd.tl._embed import embed
 from isd.tl._encode import encode
 from isd.tl._generate import generate
@@ -7,4 +8,13 @@ from isd.tl._infer_isoforms import infer_isoforms
 from isd.tl._interpolate import interpolate
 from isd.tl._tune import GuidanceChoice, tune_guidance
 
-__all__ = ["GuidanceChoice", "embed", "encode", "generate", "infer_isoforms", "interpolate", "tune_guidance"]
+__all__ = [
+    "GuidanceChoice",
+    "differential_usage",
+    "embed",
+    "encode",
+    "generate",
+    "infer_isoforms",
+    "interpolate",
+    "tune_guidance",
+]

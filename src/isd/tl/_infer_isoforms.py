@@ -132,7 +132,7 @@ def infer_isoforms(
     if not vae.is_trained:
         raise ValueError("the VAE is not trained yet; call vae.train() first.")
     genes = vae.gene_map()
-    match = match_genes(gene_adata, genes, vae.feature_table, vae.gene_key)
+    match = match_genes(gene_adata, genes, vae.feature_table, vae.gene_column)
     matrix = get_counts(gene_adata, layer)
     name = where(resolve_layer(gene_adata, layer))
     if classify_counts(matrix, name) == "fractional" and output == "samples":
