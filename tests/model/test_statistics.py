@@ -5,7 +5,7 @@ from scipy import sparse
 import isd
 from isd.model import VAE
 from isd.model._presets import default_vae, default_vae_train
-from isd.model._statistics import feature_share, principal_loadings
+from isd.model._statistics import feature_share, principal_loadings, usage_loadings
 
 
 @pytest.fixture
@@ -69,3 +69,25 @@ def test_default_settings_follow_what_there_is_to_learn_from(adata):
     n_train, per_feature = VAE(adata)._size()
     assert n_train == round(0.9 * adata.n_obs)
     assert per_feature == pytest.approx(adata.X.sum() * 0.9 / adata.n_vars, rel=0.1)
+
+
+def test_axes_of_usage_are_those_of_the_changes_of_logits():
+    """Two genes' isoforms follow one score; expression of genes, which varies too, is not usage."""
+    rng = np.random.default_rng(0)
+    gene_of = np.array([0, 0, 0, 1, 1, 2, 3, 3])
+    change = np.array([0.6, -0.6, 0.0, 0.5, -0.5, 0.0, 0.0, 0.0])
+    base = np.log([0.4, 0.4, 0.2, 0.5, 0.5, 1.0, 0.5, 0.5])
+    score = rng.standard_normal(600)
+    weights = np.exp(base + score[:, None] * change)
+    usage = weights / np.stack([weights[:, gene_of == g].sum(1) for g in gene_of], axis=1)
+    genes = rng.gamma(2.0, 30.0, size=(600, 4))
+    counts = sparse.csr_matrix(rng.poisson(genes[:, gene_of] * usage))
+    axes = usage_loadings(counts, np.arange(600), gene_of, 2)
+    assert axes.shape == (2, 8)
+    np.testing.assert_array_equal(axes[:, 5], 0.0)
+    np.testing.assert_allclose(axes[0] * np.sign(axes[0, 0]), change, atol=0.12)
+    held_back = usage_loadings(counts, np.arange(600), gene_of, 2, shrinkage=1e6)
+    assert np.abs(held_back).max() < 0.05 * np.abs(axes).max()
+    dense = usage_loadings(counts.toarray(), np.arange(600), gene_of, 1)
+    np.testing.assert_allclose(np.abs(dense[0]), np.abs(axes[0]), rtol=1e-6)
+    assert usage_loadings(counts[:2], np.arange(2), np.arange(8), 3).shape == (0, 8)

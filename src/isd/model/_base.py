@@ -31,7 +31,7 @@ from scvi.utils import setup_anndata_dsp
 
 from isd._constants import SPLIT_KEY
 from isd._hash import fingerprint, hash_names
-from isd.model._fields import LabelsField
+from isd.model._fields import GENES_KEY, GenesField, LabelsField
 from isd.model._files import ADATA_FILE, MODEL_FILE, read_model, write_folder, write_model
 from isd.model._training import resolve_split
 from isd.model._validation import as_csr_in_place, validate_adata
@@ -71,6 +71,7 @@ class IsdModel(BaseModelClass):
         categorical_covariate_keys: Sequence[str] | None = None,
         continuous_covariate_keys: Sequence[str] | None = None,
         size_factor_key: str | None = None,
+        gene_key: str | None = None,
         unlabeled_category: str = "Unknown",
         **kwargs: Any,
     ) -> None:
@@ -90,6 +91,9 @@ class IsdModel(BaseModelClass):
             Further columns of ``obs`` that encoder and decoder see; categorical ones condition the latent model too.
         size_factor_key
             Column of ``obs`` to use in place of the total counts.
+        gene_key
+            Column of ``var`` with the gene of each transcript, such as ``"gene_id"``: the model then knows isoforms of a
+            gene as such. ``None`` where genes are not known. A transcript without a gene is a gene of its own.
         unlabeled_category
             Value of ``labels_key`` that means "no label"; missing values mean it anyhow.
         **kwargs
@@ -124,6 +128,7 @@ class IsdModel(BaseModelClass):
             categorical_covariate_keys=categorical_covariate_keys,
             continuous_covariate_keys=continuous_covariate_keys,
             size_factor_key=size_factor_key,
+            gene_key=None if kwargs.get("source_registry") is not None else gene_key,
             unlabeled_category=unlabeled_category,
         )
         as_csr_in_place(adata, resolved)
@@ -137,6 +142,8 @@ class IsdModel(BaseModelClass):
             NumericalJointObsField(REGISTRY_KEYS.CONT_COVS_KEY, continuous_covariate_keys),
             NumericalObsField(REGISTRY_KEYS.SIZE_FACTOR_KEY, size_factor_key, required=False),
         ]
+        if gene_key is not None:
+            fields.append(GenesField(GENES_KEY, gene_key))
         manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
         with quiet_setup():
             manager.register_fields(adata, **kwargs)
@@ -155,7 +162,11 @@ class IsdModel(BaseModelClass):
             if not any(manager.adata is adata for manager in managers):
                 # data that the model sees for the first time are checked like those that it was set up with
                 _check_if_view(adata, copy_if_view=copy_if_view)
-                keys = {k: v for k, v in self.setup_args.items() if k not in ("labels_key", "unlabeled_category")}
+                keys = {
+                    k: v
+                    for k, v in self.setup_args.items()
+                    if k not in ("labels_key", "gene_key", "unlabeled_category")
+                }
                 as_csr_in_place(adata, validate_adata(adata, labels_key=None, min_obs=1, **keys))
         logger = logging.getLogger("scvi.model.base._base_model")
         level = logger.level
@@ -250,6 +261,25 @@ class IsdModel(BaseModelClass):
         if self._adata is None:
             return pd.DataFrame(index=self.feature_names)
         return text_columns(self._adata.var)
+
+    @property
+    def gene_key(self) -> str | None:
+        """Column of ``var`` with the gene of each transcript; ``None`` where genes are not known."""
+        return self.setup_args.get("gene_key")
+
+    @property
+    def gene_names(self) -> pd.Index | None:
+        """Genes in the model's order, those with several isoforms first; ``None`` where genes are not known."""
+        if self.gene_key is None:
+            return None
+        return pd.Index(np.asarray(self._state(GENES_KEY)[GenesField.NAMES], dtype=object))
+
+    @property
+    def gene_of(self) -> np.ndarray | None:
+        """Position in :attr:`gene_names` of each transcript's gene, shape ``(n_vars,)``."""
+        if self.gene_key is None:
+            return None
+        return np.asarray(self._state(GENES_KEY)[GenesField.CODES], dtype=np.int64)
 
     @property
     def fingerprint(self) -> str | None:
@@ -375,6 +405,11 @@ class IsdModel(BaseModelClass):
         # names of features stand once, in features.json
         x_field[_STATE] = {k: v for k, v in x_field[_STATE].items() if k != "column_names"}
         registry[_FIELDS][REGISTRY_KEYS.X_KEY] = x_field
+        if self.gene_key is not None:
+            # so do genes
+            state = self._state(GENES_KEY)
+            features["genes"] = {k: np.asarray(v).tolist() for k, v in state.items()}
+            registry[_FIELDS][GENES_KEY] = {**registry[_FIELDS][GENES_KEY], _STATE: {}}
         tensors = {_WEIGHT_PREFIX + k: v for k, v in self.module.state_dict().items()} | self._extra_tensors()
         for name, value in self.__dict__.items():
             if name.endswith("_") and isinstance(value, np.ndarray):
@@ -424,6 +459,8 @@ class IsdModel(BaseModelClass):
             adata = anndata.read_h5ad(path / ADATA_FILE)
         registry = meta["registry"]
         registry[_FIELDS][REGISTRY_KEYS.X_KEY][_STATE]["column_names"] = np.array(features["var_names"], dtype=object)
+        if "genes" in features:
+            registry[_FIELDS][GENES_KEY][_STATE] = GenesField.state(**features["genes"])
         data = adata if isinstance(adata, AnnData) else None
         if data is not None:
             check_features(pd.Index(features["var_names"]), data.var_names)

@@ -180,6 +180,8 @@ class GeneEncoderMixin:
             If the data that the model was set up with do not say.
         """
         table: pd.DataFrame = self.feature_table
+        if self.gene_column not in table and self.gene_of is not None:
+            return GeneMap(np.asarray(self.gene_names, dtype=object), self.gene_of)
         if self.gene_column not in table:
             raise KeyError(
                 f"the model's features have no column {self.gene_column!r} that says which gene they belong to; they have "
@@ -203,7 +205,7 @@ class GeneEncoderMixin:
         Parameters
         ----------
         max_steps
-            Steps of the optimiser; ``None`` follows the settings.
+            Most steps of the optimiser, fewer than the settings have.
         settings
             How; of several, what validation cells like best is kept. By default after the number of training cells.
         seed

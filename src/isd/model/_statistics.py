@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from scipy import sparse
+from scipy.sparse.linalg import LinearOperator, svds
 
 from isd.model._generated import log_normalized
 
@@ -49,7 +50,9 @@ def density(counts: Any, rows: np.ndarray, n_rows: int = 512) -> float:
     return sparse.csr_matrix(counts[rows]).count_nonzero() / (len(rows) * counts.shape[1])
 
 
-def principal_loadings(counts: Any, rows: np.ndarray, n_components: int, seed: int = 0) -> np.ndarray:
+def principal_loadings(
+    counts: Any, rows: np.ndarray, n_components: int, seed: int = 0, *, groups: sparse.csr_matrix | None = None
+) -> np.ndarray:
     """Principal axes of log-normalised counts, each as long as the standard deviation of its scores.
 
     Parameters
@@ -62,18 +65,86 @@ def principal_loadings(counts: Any, rows: np.ndarray, n_components: int, seed: i
         Number of axes; fewer come back where there are fewer cells or features.
     seed
         Seed of the draw and of the decomposition.
+    groups
+        Matrix of shape ``(n_vars, n_groups)`` that adds features up, such as isoforms to genes.
 
     Returns
     -------
-    Array of shape ``(at most n_components, n_vars)``.
+    Array of shape ``(at most n_components, n_vars)``, or as many columns as groups.
     """
     from sklearn.decomposition import PCA
 
     rng = np.random.default_rng(seed)
     rows = np.sort(rng.choice(rows, _MAX_ROWS, replace=False) if len(rows) > _MAX_ROWS else rows)
-    matrix = log_normalized(sparse.csr_matrix(counts[rows], dtype=np.float32))
+    chosen = sparse.csr_matrix(counts[rows], dtype=np.float32)
+    matrix = log_normalized(chosen if groups is None else sparse.csr_matrix(chosen @ groups))
     n_components = min(n_components, min(matrix.shape) - 1)
     if n_components < 1:
         return np.zeros((0, matrix.shape[1]))
     pca = PCA(n_components, svd_solver="arpack", random_state=seed).fit(matrix)
     return pca.components_ * np.sqrt(np.maximum(pca.explained_variance_, 0.0))[:, None]
+
+
+def usage_loadings(
+    counts: Any, rows: np.ndarray, gene_of: np.ndarray, n_components: int, *, shrinkage: float = 0.0, seed: int = 0
+) -> np.ndarray:
+    r"""Principal axes of usage: how isoforms' shares in their gene vary together, as changes of logits.
+
+    Where a cell's logits change by :math:`\delta`, its counts change by about :math:`n_g \pi_t \delta_t`. So the residuals
+    :math:`x_t - n_g \bar\pi_t` over the root of their mean count have the axes of :math:`\delta`, each isoform weighed by how
+    well its counts tell it; dividing by that root again (held back by the prior where counts are few) gives logits.
+
+    Parameters
+    ----------
+    counts
+        Matrix of counts, in memory or backed.
+    rows
+        Training rows; of more than 2,000, so many are drawn.
+    gene_of
+        Gene of each feature, from 0, shape ``(n_vars,)``.
+    n_components
+        Number of axes; fewer come back where there are fewer cells or features.
+    shrinkage
+        Precision of the prior on logits of usage.
+    seed
+        Seed of the draw and of the decomposition.
+
+    Returns
+    -------
+    Array of shape ``(at most n_components, n_vars)``, 0 for genes with one isoform: each axis for a score of 1 standard
+    deviation.
+    """
+    rng = np.random.default_rng(seed)
+    rows = np.sort(rng.choice(rows, _MAX_ROWS, replace=False) if len(rows) > _MAX_ROWS else rows)
+    x = sparse.csr_matrix(counts[rows], dtype=np.float64)
+    n, n_vars = x.shape
+    n_genes = int(gene_of.max()) + 1
+    genes = sparse.csr_matrix((np.ones(n_vars), (np.arange(n_vars), gene_of)), shape=(n_vars, n_genes))
+    seen = np.asarray(x.sum(axis=0)).ravel()
+    totals = (seen @ genes)[gene_of]
+    pooled = np.divide(seen, totals, out=np.zeros(n_vars), where=totals > 0)
+    weight = np.divide(1.0, np.sqrt(seen), out=np.zeros(n_vars), where=(seen > 0) & (pooled < 1))
+    n_components = min(n_components, min(n, int((weight > 0).sum())) - 1)
+    if n_components < 1:
+        return np.zeros((0, n_vars))
+    n_g = sparse.csr_matrix(x @ genes)
+    # as deep cells have more to say, each is weighed by the root of its depth
+    depth = np.sqrt(np.maximum(np.asarray(x.sum(axis=1)).ravel(), 1.0))
+    depth /= depth.mean()
+    by_gene = sparse.csr_matrix(genes.multiply((pooled * weight)[:, None]))
+
+    def forward(v: np.ndarray) -> np.ndarray:
+        v = v.ravel()
+        return (x @ (weight * v) - n_g @ (by_gene.T @ v)) / depth
+
+    def backward(u: np.ndarray) -> np.ndarray:
+        u = u.ravel() / depth
+        return weight * (x.T @ u) - by_gene @ (n_g.T @ u)
+
+    residuals = LinearOperator((n, n_vars), matvec=forward, rmatvec=backward, dtype=np.float64)
+    start = rng.standard_normal(min(n, n_vars))
+    _, scale, axes = svds(residuals, k=n_components, v0=start, solver="arpack")
+    order = np.argsort(-scale)
+    # of the change: T / (T + precision) of what the counts say, in logits
+    root = np.sqrt(seen)
+    return axes[order] * (scale[order, None] * np.sqrt(n)) * (root / (seen + shrinkage + 1e-12))

@@ -119,7 +119,7 @@ class IsdTrainingPlan(TrainingPlan):
     lr, weight_decay, lr_schedule
         Of the networks.
     dispersion_lr
-        Learning rate of ``log_theta`` (which has no weight decay).
+        Learning rate of ``log_theta`` (which has no weight decay); log concentrations of usage have twice that.
     kl_warmup
         Share of the training over which the KL weight rises from 0 to ``max_kl_weight``.
     max_kl_weight
@@ -177,17 +177,19 @@ class IsdTrainingPlan(TrainingPlan):
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW (fused) with weight decay on matrices only."""
-        groups: dict[str, list[nn.Parameter]] = {"decay": [], "plain": [], "dispersion": []}
+        groups: dict[str, list[nn.Parameter]] = {"decay": [], "plain": [], "dispersion": [], "usage": []}
         for name, parameter in self.module.named_parameters():
             if not parameter.requires_grad:
                 continue
             if name.endswith("log_theta"):
                 groups["dispersion"].append(parameter)
+            elif name.endswith("log_concentration"):
+                groups["usage"].append(parameter)
             elif parameter.ndim >= 2:
                 groups["decay"].append(parameter)
             else:
                 groups["plain"].append(parameter)
-        rates = {"decay": self.lr, "plain": self.lr, "dispersion": self.dispersion_lr}
+        rates = {"decay": self.lr, "plain": self.lr, "dispersion": self.dispersion_lr, "usage": 2 * self.dispersion_lr}
         self._peak_rates = []
         params = []
         for key, parameters in groups.items():

@@ -181,7 +181,7 @@ def fit_usage(
         Of several, what validation cells like best is kept; without these, the first is taken. By default
         :func:`usage_settings`.
     max_steps
-        Replaces that of the settings.
+        Most steps, fewer than the settings have.
     seed
         Seed of rows, starting weights and minibatches.
     device
@@ -203,7 +203,7 @@ def fit_usage(
             settings = usage_settings(len(train))
         candidates = [settings] if isinstance(settings, UsageSettings) else list(settings)
         if max_steps is not None:
-            candidates = [replace(s, max_steps=max_steps) for s in candidates]
+            candidates = [replace(s, max_steps=min(max_steps, s.max_steps)) for s in candidates]
         use_labels = labels is not None and n_labels > 1
         held = sparse.csr_matrix(counts[np.sort(validation)], dtype=np.float32) if len(validation) else None
         fits: list[tuple[UsagePredictor, UsageSettings, dict[str, list[float]]]] = []

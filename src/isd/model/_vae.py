@@ -17,21 +17,26 @@ from scvi.model.base import VAEMixin
 
 from isd._counts import row_sums
 from isd._progress import track
-from isd.model._base import IsdModel
 from isd.model._gene_encoder import GeneEncoderMixin
+from isd.model._gene_expression import (
+    GeneExpression,
+    default_usage,
+    refuse_usage_options,
+    use_gene_decoder,
+)
 from isd.model._generated import COUNTS_STREAM, DENSE_LIMIT, Cells, broadcast_library, decode_counts, generated_adata
-from isd.model._loading import SparseDataSplitter
+from isd.model._loading import SparseDataSplitter, sorted_rows
 from isd.model._presets import PUBLISHED, Preset, check_preset, default_vae, default_vae_train, resolve
-from isd.model._statistics import density, feature_share, principal_loadings
+from isd.model._statistics import density, feature_share, principal_loadings, usage_loadings
 from isd.model._training import LRSchedule, fit, seeded, settle
-from isd.module import VAEModule
+from isd.module import GeneVAEModule, VAEModule
 from isd.module._vae import DENSE_ABOVE
 from isd.settings import settings
 
 _POSTERIOR_STREAM = 11
 
 
-class VAE(GeneEncoderMixin, VAEMixin, IsdModel):
+class VAE(GeneEncoderMixin, GeneExpression, VAEMixin):
     """Variational autoencoder of isoform counts.
 
     Parameters
@@ -58,6 +63,10 @@ class VAE(GeneEncoderMixin, VAEMixin, IsdModel):
     label_weight
         Weight of the log-likelihood of a cell's label given its latent; 0 for an autoencoder that does not see
         labels. ``None``: 5.
+    gene_decoder
+        Whether the decoder gives genes a share of the counts and isoforms a share of their gene
+        (:class:`isd.module.GeneVAEModule`); needs ``gene_key`` in :meth:`setup_anndata`. ``None``: where there is one and
+        counts have a negative binomial or Poisson likelihood.
     preset
         ``"default"`` or ``"published"``, the autoencoder of the starting project: three layers of 1024 with batch norm
         and PReLU, 128 latents on the unit sphere, mean squared error.
@@ -67,7 +76,14 @@ class VAE(GeneEncoderMixin, VAEMixin, IsdModel):
         Registry of a saved model, where there is no ``adata``.
     **module_kwargs
         Further arguments of :class:`isd.module.VAEModule` (``norm``, ``activation``, ``deterministic``,
-        ``l2_normalize``, ``use_library``).
+        ``l2_normalize``, ``use_library``), and with genes those of :class:`isd.module.GeneVAEModule`
+        (``usage_likelihood``, ``usage_rank``, ``usage_shrinkage``, ``concentration_rank``, ``concentration_shrinkage``).
+
+    Raises
+    ------
+    ValueError
+        If ``gene_decoder=True`` and there are no genes, none of them has several isoforms, or the likelihood has no
+        gene level; if an option of usage is given without genes.
 
     Examples
     --------
@@ -97,6 +113,7 @@ class VAE(GeneEncoderMixin, VAEMixin, IsdModel):
         shrinkage: float | None = None,
         dispersion_shrinkage: float | None = None,
         label_weight: float | None = None,
+        gene_decoder: bool | None = None,
         preset: Preset = "default",
         seed: int | None = None,
         registry: dict[str, Any] | None = None,
@@ -120,22 +137,30 @@ class VAE(GeneEncoderMixin, VAEMixin, IsdModel):
         }
         rule = PUBLISHED["vae"] if preset == "published" else default_vae(*self._size())
         self.preset = preset
-        self.module_params = resolve(given, rule)
+        params = resolve(given, rule)
+        with_genes = use_gene_decoder(gene_decoder, params["likelihood"], self.gene_key, self.gene_of)
+        if with_genes:
+            params = {**default_usage(self._size()[0]), **params, "gene_of": self.gene_of}
+        else:
+            refuse_usage_options(params)
         with seeded(seed):
-            self.module = VAEModule(
+            self.module = (GeneVAEModule if with_genes else VAEModule)(
                 int(self.summary_stats["n_vars"]),
                 n_batch=len(self.batches),
                 n_labels=len(self.labels),
                 n_cats_per_cov=self.n_categories[2:],
                 n_continuous_cov=self.n_continuous_cov,
                 use_size_factor=self.setup_args.get("size_factor_key") is not None,
-                **self.module_params,
+                **params,
             )
+        params.pop("gene_of", None)
+        self.module_params = {**params, "gene_decoder": with_genes}
         self.module.eval()
         self.init_params_ = {"kwargs": {}, "non_kwargs": {**self.module_params, "preset": preset}}
         self._model_summary_string = (
             f"isd VAE: {self.module_params['likelihood']}, {self.module_params['n_latent']} latents, "
             f"{self.module_params['n_layers']} layers of {self.module_params['n_hidden']}"
+            f"{f', {len(self.gene_names)} genes' if with_genes and self.gene_names is not None else ''}"
         )
 
     # -- training ----------------------------------------------------------------------------------------------
@@ -215,7 +240,7 @@ class VAE(GeneEncoderMixin, VAEMixin, IsdModel):
         max_kl_weight
             Final weight of the KL divergence.
         dispersion_lr
-            Learning rate of the log dispersion.
+            Learning rate of the log dispersion; log concentrations of usage have twice that.
         early_stopping, early_stopping_patience
             Stop when the loss of the validation cells has not improved for so many validations. Off by default: a
             schedule that is cut off is worse than a shorter one.
@@ -229,7 +254,7 @@ class VAE(GeneEncoderMixin, VAEMixin, IsdModel):
             the same to the precision of floating point.
         gene_encoder
             Whether to fit afterwards what tells isoforms from the counts of genes (:meth:`fit_gene_encoder`). ``None``:
-            where a gene map was registered.
+            where a gene map was registered that has genes with several transcripts.
         accelerator, devices
             As in scvi-tools.
         progress
@@ -291,9 +316,17 @@ class VAE(GeneEncoderMixin, VAEMixin, IsdModel):
             if self.setup_args.get("size_factor_key") is not None:
                 factors = np.asarray(self.get_from_registry(adata, REGISTRY_KEYS.SIZE_FACTOR_KEY), dtype=float).ravel()
                 self.module.size_factor_scale.fill_(row_sums(counts)[train_idx].sum() / factors[train_idx].sum())
-            self.module.set_training_statistics(self._log_library()[train_idx], feature_share(counts, train_idx))
+            self.module.set_training_statistics(
+                self._log_library()[train_idx], feature_share(counts, train_idx), row_sums(counts)[train_idx].sum()
+            )
             if rank := self.module.output_rank:
-                self.module.set_loadings(principal_loadings(counts, train_idx, rank))
+                genes = self._gene_sums() if self.module_params["gene_decoder"] else None
+                self.module.set_loadings(principal_loadings(counts, train_idx, rank, groups=genes))
+            if isinstance(self.module, GeneVAEModule) and self.gene_of is not None:
+                shrinkage, rank = self.module_params["usage_shrinkage"], self.module.usage_rank
+                self.module.set_usage_loadings(
+                    usage_loadings(counts, train_idx, self.gene_of, rank, shrinkage=shrinkage)
+                )
         self._remember_rows(train_idx, val_idx, test_idx)
         # rows that stand in for what generation is not told: depth, batch, covariates
         self.template_codes_ = self._codes()[train_idx]
@@ -311,9 +344,10 @@ class VAE(GeneEncoderMixin, VAEMixin, IsdModel):
                 max_kl_weight=max_kl_weight,
             )
         if gene_encoder is None:
-            gene_encoder = self.setup_args.get("gene_key") is not None
+            gene_encoder = self.gene_of is not None and bool((np.bincount(self.gene_of) > 1).any())
         if gene_encoder:
-            self.fit_gene_encoder(seed=seed, progress=progress)
+            # a training that is cut short is short here, too
+            self.fit_gene_encoder(max_steps=settled.steps, seed=seed, progress=progress)
 
     def _make_data_loader(self, *args: Any, **kwargs: Any) -> Any:
         # counts that are stored sparse reach the first layer as csr; dense ones come dense
@@ -636,20 +670,3 @@ class VAE(GeneEncoderMixin, VAEMixin, IsdModel):
         cells = self._cells(latents, library_size, batch, np.random.default_rng([seed, 1]))
         provenance = {"sampler": "prior", "seed": seed}
         return generated_adata(self, self, cells, label_codes=None, seed=seed, provenance=provenance)
-
-
-def sorted_rows(indices: Sequence[int] | np.ndarray | None, n_obs: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows in rising order, each once, and where each asked-for row is among them.
-
-    A loader over backed data sorts what it is asked for: asking sorted is the way to know the order of the answer.
-    """
-    if indices is None:
-        return np.arange(n_obs), np.arange(n_obs)
-    asked = np.asarray(indices)
-    if asked.dtype == bool:
-        asked = np.flatnonzero(asked)
-    if not asked.size:
-        raise ValueError("indices names no cells.")
-    if asked.min() < 0 or asked.max() >= n_obs:
-        raise ValueError(f"indices must lie in 0 ... {n_obs - 1}, got {asked.min()} to {asked.max()}.")
-    return np.unique(asked, return_inverse=True)

@@ -22,6 +22,7 @@ def validate_adata(
     categorical_covariate_keys: Sequence[str] | None,
     continuous_covariate_keys: Sequence[str] | None,
     size_factor_key: str | None,
+    gene_key: str | None = None,
     min_obs: int = 2,
     unlabeled_category: object = None,
 ) -> str | None:
@@ -68,6 +69,11 @@ def validate_adata(
         if argument == "labels_key":
             hint = " Run isd.pp.recipe (or sc.tl.leiden) first, name another column, or give labels_key=None for one class."
         raise KeyError(f"{argument} {key!r} is not in adata.obs, which has {columns}.{hint}")
+    if gene_key is not None and gene_key not in adata.var:
+        raise KeyError(
+            f"gene_key {gene_key!r} is not in adata.var, which has {[str(c) for c in adata.var.columns]}. Name the column "
+            "that holds the gene of each transcript, or run isd.pp.annotate_genes(adata, ...) first."
+        )
     if labels_key is not None:
         labels = label_categories(adata.obs[labels_key], unlabeled_category)
         odd = sorted({type(v).__name__ for v in labels if not isinstance(v, (str, int, float, bool))})

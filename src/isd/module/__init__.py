@@ -1,7 +1,16 @@
 """scvi modules: the probabilistic networks behind :mod:`isd.model`."""
 
 from isd.module._classifier import ClassifierModule
+from isd.module._gene_counts import GeneIsoformCounts
+from isd.module._gene_vae import GeneVAEModule
 from isd.module._latent_diffusion import LatentDiffusionModule, LatentScaler
 from isd.module._vae import VAEModule
 
-__all__ = ["ClassifierModule", "LatentDiffusionModule", "LatentScaler", "VAEModule"]
+__all__ = [
+    "ClassifierModule",
+    "GeneIsoformCounts",
+    "GeneVAEModule",
+    "LatentDiffusionModule",
+    "LatentScaler",
+    "VAEModule",
+]

@@ -7,8 +7,9 @@ from dataclasses import replace
 import torch
 from scipy import sparse
 from torch import Tensor
+from torch.nn import functional as F
 
-from isd.nn import SparseBatch
+from isd.nn import Columns, SparseBatch
 
 
 def is_sparse(x: Tensor) -> bool:
@@ -53,6 +54,60 @@ def with_columns(batch: SparseBatch) -> SparseBatch:
         tensor = csr.to_sparse_csc()
         col_ptr, rows, values = tensor.ccol_indices(), tensor.row_indices(), tensor.values()
     return replace(batch, col_ptr=col_ptr, rows=rows, values_by_column=values)
+
+
+def select_columns(batch: SparseBatch, columns: Tensor) -> Columns:
+    """Some columns of a batch, in an order of one's own.
+
+    Parameters
+    ----------
+    batch
+        Cells by features.
+    columns
+        Positions of the columns, each once.
+    """
+    batch = with_columns(batch)
+    assert batch.col_ptr is not None and batch.rows is not None and batch.values_by_column is not None
+    lengths = batch.col_ptr.diff()[columns]
+    ptr = F.pad(lengths.cumsum(0), (1, 0))
+    starts = batch.col_ptr[columns] - ptr[:-1]
+    index = torch.repeat_interleave(starts, lengths).add_(torch.arange(int(ptr[-1]), device=ptr.device))
+    return Columns(ptr, batch.rows[index], batch.values_by_column[index])
+
+
+def sum_columns(batch: SparseBatch, codes: Tensor, n_groups: int) -> SparseBatch:
+    """Sums over groups of columns, cell by cell, by row and by column.
+
+    Parameters
+    ----------
+    batch
+        Cells by features.
+    codes
+        Group of each feature, shape ``(n_features,)``.
+    n_groups
+        Number of groups.
+
+    Examples
+    --------
+    >>> import torch
+    >>> batch = sparse_batch(torch.tensor([[0.0, 2.0, 1.0], [1.0, 0.0, 0.0]]), by_column=False)
+    >>> sum_columns(batch, torch.tensor([0, 1, 1]), 2).values
+    tensor([3., 1.])
+    """
+    groups = codes[batch.cols.long()]
+    if batch.values.device.type == "cpu":
+        parts = (batch.values.numpy(), groups.numpy().astype(batch.cols.numpy().dtype), batch.row_ptr.numpy())
+        csr = sparse.csr_matrix(parts, shape=(len(batch), n_groups))
+        # twice by way of the other form sorts and adds up, in time that follows the counts
+        csc = csr.tocsc()
+        csc.sum_duplicates()
+        csr = csc.tocsr()
+        row_ptr, cols, values = (torch.from_numpy(a) for a in (csr.indptr, csr.indices, csr.data))
+        col_ptr, rows, by_column = (torch.from_numpy(a) for a in (csc.indptr, csc.indices, csc.data))
+        return SparseBatch(row_ptr, cols, values, n_groups, col_ptr, rows, by_column)
+    row = torch.repeat_interleave(torch.arange(len(batch), device=groups.device), batch.row_ptr.diff())
+    dense = batch.values.new_zeros(len(batch), n_groups).index_put_((row, groups), batch.values, accumulate=True)
+    return sparse_batch(dense, by_column=True)
 
 
 def to_dense(x: Tensor) -> Tensor:

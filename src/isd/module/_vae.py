@@ -90,6 +90,8 @@ class VAEModule(BaseModuleClass):
     """
 
     sparse_input: bool | None = None
+    #: whether dense minibatches too have their likelihood by what is not zero
+    likelihood_of_stored = False
 
     def __init__(
         self,
@@ -163,11 +165,11 @@ class VAEModule(BaseModuleClass):
             heads.append("dropout")
         shape |= {"output_rank": output_rank, "head_rank": dispersion_rank}
         shape |= {"shrinkage": shrinkage, "head_shrinkage": dispersion_shrinkage}
-        self.decoder = CountDecoder(n_latent, n_covariates, n_input, heads=heads, **shape)
+        self.decoder = self._make_decoder(n_latent, n_covariates, heads=heads, **shape)
         self.label_weight = label_weight
         self.label_head = nn.Linear(n_latent, n_labels) if n_labels > 1 and label_weight > 0 else None
         if likelihood in ("nb", "zinb"):
-            self.log_theta = nn.Parameter(torch.full((n_input,), LOG_THETA_INIT))
+            self.log_theta = nn.Parameter(torch.full((self.n_dispersions,), LOG_THETA_INIT))
         # statistics of the training rows: the library size enters the networks standardised
         self.register_buffer("library_mean", torch.tensor(0.0))
         self.register_buffer("library_std", torch.tensor(1.0))
@@ -176,10 +178,20 @@ class VAEModule(BaseModuleClass):
         # counts per unit of the size factor: factors of any scale then mean library sizes
         self.register_buffer("size_factor_scale", torch.tensor(1.0))
 
+    def _make_decoder(self, n_latent: int, n_covariates: int, **shape: Any) -> CountDecoder:
+        return CountDecoder(n_latent, n_covariates, self.n_input, **shape)
+
+    @property
+    def n_dispersions(self) -> int:
+        """Number of log dispersions: one for each feature."""
+        return self.n_input
+
     # -- inputs ------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def set_training_statistics(self, log_library: np.ndarray, feature_share: np.ndarray) -> None:
+    def set_training_statistics(
+        self, log_library: np.ndarray, feature_share: np.ndarray, n_counts: float = np.inf
+    ) -> None:
         """Standardisation of the library size, and the output layer's bias from the pooled expression.
 
         Parameters
@@ -188,6 +200,8 @@ class VAEModule(BaseModuleClass):
             Log library size of the training rows.
         feature_share
             Share of each feature in all counts of the training rows, shape ``(n_vars,)``.
+        n_counts
+            Number of these counts; a decoder with genes weighs the usage that they show by it.
         """
         self.n_train.fill_(float(len(log_library)))
         self.library_mean.fill_(float(np.mean(log_library)))
@@ -277,7 +291,7 @@ class VAEModule(BaseModuleClass):
     ) -> dict[str, Any]:
         """Approximate posterior of the latent, and a draw from it."""
         rows = None
-        if is_sparse(x) or self.training or self.sparse_input:
+        if is_sparse(x) or self.training or self.sparse_input or self.likelihood_of_stored:
             rows = sparse_batch(x, by_column=torch.is_grad_enabled())
         mean, std = self.encoder(self._encoder_input(x, rows), self.covariates(log_library, codes, continuous))
         shape = mean.shape if n_samples == 1 else (n_samples, *mean.shape)
@@ -473,16 +487,21 @@ class VAEModule(BaseModuleClass):
         csr matrix of shape ``(n, n_vars)``, ``float32``.
         """
         step = max(1, (DECODED_AT_ONCE if self.output_rank else DECODED_AT_ONCE_FULL) // self.n_input)
-        blocks = []
+        blocks, streams = [], self._streams(rng)
         for start in range(0, len(z), step):
             rows = slice(start, start + step)
             some = None if continuous is None else continuous[rows]
             px = self.generative(z[rows], log_library[rows], codes[rows], some)[MODULE_KEYS.PX_KEY]
             totals = np.maximum(np.rint(np.exp(log_library[rows].double().cpu().numpy().ravel())), 1.0)
-            blocks.append(self._draw(px, totals, rng))
+            blocks.append(self._draw(px, totals, *streams))
         return sparse.csr_matrix(sparse.vstack(blocks, format="csr"))
 
-    def _draw(self, px: Any, totals: np.ndarray, rng: np.random.Generator) -> sparse.csr_matrix:
+    def _streams(self, rng: np.random.Generator) -> Sequence[np.random.Generator]:
+        """One stream for each kind of draw: what a cell gets then does not depend on how many are drawn at once."""
+        return [rng]
+
+    def _draw(self, px: Any, totals: np.ndarray, *streams: np.random.Generator) -> sparse.csr_matrix:
+        rng = streams[0]
         if self.likelihood == "normal":
             # no share of a cell is above one: latents far from those of the training must not end as infinity
             values = np.expm1(px.mean.clamp(0.0, float(np.log1p(TARGET_SUM))).cpu().numpy())

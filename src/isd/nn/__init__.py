@@ -3,6 +3,7 @@
 from isd.nn._autoencoder import MLP, CountDecoder, CountEncoder, LowRankLinear
 from isd.nn._conditions import Conditions, one_hot_conditions
 from isd.nn._denoiser import AdaLNDenoiser, MLPUNet
+from isd.nn._gene_decoder import GeneDecoder
 from isd.nn._likelihood import Factors, gamma_ratio, log_likelihood
 from isd.nn._noise_classifier import NoiseClassifier
 from isd.nn._segments import Segments
@@ -15,16 +16,19 @@ from isd.nn._usage import (
     multinomial_log_likelihood,
     pair_log_softmax,
 )
+from isd.nn._usage_likelihood import Columns, usage_log_likelihood
 from isd.nn._usage_predictor import UsagePredictor
 
 __all__ = [
     "MLP",
     "AdaLNDenoiser",
+    "Columns",
     "Conditions",
     "CountDecoder",
     "CountEncoder",
     "CountLinear",
     "Factors",
+    "GeneDecoder",
     "IsoformCounts",
     "LowRankLinear",
     "MLPUNet",
@@ -40,4 +44,5 @@ __all__ = [
     "one_hot_conditions",
     "pair_log_softmax",
     "timestep_embedding",
+    "usage_log_likelihood",
 ]

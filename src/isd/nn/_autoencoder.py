@@ -193,6 +193,8 @@ class CountDecoder(nn.Module):
         Rank of the layer that gives ``"mean"``, and of those of the heads; 0 for full layers.
     shrinkage, head_shrinkage
         Precision of the prior that ``penalty`` adds up, for the mean's logits and for the heads.
+    n_head_outputs
+        Number of outputs of the heads, where it is not that of features.
     """
 
     def __init__(
@@ -211,14 +213,16 @@ class CountDecoder(nn.Module):
         head_rank: int = 0,
         shrinkage: float = 0.0,
         head_shrinkage: float = 0.0,
+        n_head_outputs: int | None = None,
     ) -> None:
         super().__init__()
+        n_heads = n_output if n_head_outputs is None else n_head_outputs
         self.shrinkage, self.head_shrinkage = shrinkage, head_shrinkage
         self.body = MLP(
             n_latent + n_covariates, [n_hidden] * n_layers, norm=norm, activation=activation, dropout=dropout
         )
         self.mean: LowRankLinear | nn.Linear = _output(n_hidden, n_output, output_rank)
-        self.heads = nn.ModuleDict({name: _output(n_hidden, n_output, head_rank) for name in heads})
+        self.heads = nn.ModuleDict({name: _output(n_hidden, n_heads, head_rank) for name in heads})
         for head in self.heads.values():
             last = head.scores if isinstance(head, LowRankLinear) else head
             nn.init.zeros_(last.weight)  # type: ignore[arg-type]
@@ -238,7 +242,7 @@ class CountDecoder(nn.Module):
         """The same outputs by name, not multiplied out, for :func:`log_likelihood`; and the penalty in training."""
         h = self.body(torch.cat([z, covariates], dim=1))
         layers = {"mean": self.mean, **self.heads}
-        out = {name: _factors(layer, h) for name, layer in layers.items()}
+        out = {name: self._factors(layer, h) for name, layer in layers.items()}
         return out, self.penalty(h) if self.training else None
 
     def penalty(self, h: Tensor) -> Tensor:
@@ -257,13 +261,13 @@ class CountDecoder(nn.Module):
                     total = total + 0.5 * self.head_shrinkage * (head.spread(h) + head.bias.square().sum())
         return total
 
+    @staticmethod
+    def _factors(layer: nn.Module, h: Tensor) -> Factors:
+        if isinstance(layer, LowRankLinear):
+            return layer.factors(h)
+        return Factors(h, layer.weight.t(), layer.bias)  # type: ignore[operator, arg-type]
+
 
 def _output(n_input: int, n_output: int, rank: int) -> LowRankLinear | nn.Linear:
     """A full layer where the bottleneck would save nothing."""
     return LowRankLinear(n_input, n_output, rank) if 0 < rank < min(n_input, n_output) else nn.Linear(n_input, n_output)
-
-
-def _factors(layer: nn.Module, h: Tensor) -> Factors:
-    if isinstance(layer, LowRankLinear):
-        return layer.factors(h)
-    return Factors(h, layer.weight.t(), layer.bias)  # type: ignore[operator, arg-type]

@@ -18,6 +18,7 @@ CHUNK = {"cpu": 1 << 18, "cuda": 1 << 24}
 
 Kind = Literal["nb", "poisson", "normal"]
 _T = TypeVar("_T")
+_C = TypeVar("_C")
 
 
 class Factors(NamedTuple):
@@ -140,7 +141,7 @@ def _chunks(batch: SparseBatch) -> list[_Chunk]:
     return [_Chunk(slice(start, stop), first, last) for start, stop, first, last in ends]
 
 
-def _over(chunks: list[_Chunk], work: Callable[[list[_Chunk]], _T], device: torch.device) -> list[_T]:
+def _over(chunks: list[_C], work: Callable[[list[_C]], _T], device: torch.device) -> list[_T]:
     """Give each thread its share of the chunks, and return what each makes of it, in order.
 
     Operations on a chunk take a tenth of a millisecond: handing each of them to several threads costs more than that,
