@@ -16,6 +16,7 @@ from scvi import REGISTRY_KEYS
 from isd._constants import GENE_ID
 from isd._hash import fingerprint
 from isd.metrics import GeneMap
+from isd.model._mudata import measured_genes
 from isd.model._usage import UsageSettings, fit_usage, gene_scores, make_predictor
 from isd.model._usage_draw import GeneTotals, gene_totals
 from isd.nn import pair_log_softmax
@@ -200,7 +201,8 @@ class GeneEncoderMixin:
         """Fit what tells the usage of isoforms from the counts of genes, on the training cells; it takes seconds.
 
         :meth:`train` does this where a gene map was registered, and :func:`isd.tl.infer_isoforms` at first use otherwise.
-        Test cells of ``obs["isd_split"]`` are not read; validation cells choose when to stop.
+        Test cells of ``obs["isd_split"]`` are not read; validation cells choose when to stop. Where the cells' genes were
+        measured besides (:meth:`setup_mudata`), it is these counts that tell.
 
         Parameters
         ----------
@@ -244,6 +246,7 @@ class GeneEncoderMixin:
             genes,
             train,
             validation,
+            gene_counts=measured_genes(adata, genes.genes.size),
             labels=self.label_codes(adata),
             n_labels=len(self.labels),
             settings=settings,

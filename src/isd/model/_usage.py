@@ -69,16 +69,12 @@ class UsageSettings:
 
 def usage_settings(n_train: int) -> list[UsageSettings]:
     """Settings that follow the number of training cells; of several, validation cells choose."""
-    if n_train < 10_000:
-        # a few stiff directions or many free ones: real data and simulated ones differ in which they want
-        steps = 400 if n_train < 2000 else 1000
-        return [
-            UsageSettings(rank=8, max_steps=steps, penalty=100.0),
-            UsageSettings(rank=32, max_steps=steps, penalty=30.0),
-        ]
-    return [
-        UsageSettings(rank=32, n_hidden=128, lr=3e-3, batch_size=256, max_steps=2000, validate_every=100, penalty=30.0)
-    ]
+    # a few stiff directions or many free ones: data differ in which they want
+    stiff = UsageSettings(rank=8, penalty=100.0, max_steps=400 if n_train < 2000 else 800)
+    if n_train < 2000:
+        return [stiff, UsageSettings(rank=32, penalty=30.0)]
+    bent = UsageSettings(rank=32, penalty=30.0, n_hidden=128, lr=3e-3, batch_size=256, max_steps=800, validate_every=50)
+    return [stiff, bent] if n_train < 10_000 else [replace(bent, max_steps=2000, validate_every=100)]
 
 
 def as_batch(matrix: sparse.csr_matrix, device: torch.device | str = "cpu") -> SparseBatch:
@@ -157,6 +153,7 @@ def fit_usage(
     train: np.ndarray,
     validation: np.ndarray,
     *,
+    gene_counts: sparse.csr_matrix | None = None,
     labels: np.ndarray | None = None,
     n_labels: int = 0,
     settings: UsageSettings | Sequence[UsageSettings] | None = None,
@@ -175,6 +172,8 @@ def fit_usage(
         Gene of each isoform.
     train, validation
         Rows to fit on and to choose by; nothing else is read. Of more than 50,000 training rows, so many are drawn.
+    gene_counts
+        Counts of genes by which usage is told, ``(n_obs, n_genes)``; by default the sums of their isoforms.
     labels, n_labels
         Codes of labels, ``n_labels`` for rows without one; used where the settings say so.
     settings
@@ -198,7 +197,7 @@ def fit_usage(
         train = _within_memory(counts, train, rng)
         validation = _within_memory(counts, validation, rng, share=0.2)
         x = sparse.csr_matrix(counts[np.sort(train)], dtype=np.float32)
-        gene_counts = genes.sums(x).astype(np.float32)
+        told_by = genes.sums(x).astype(np.float32) if gene_counts is None else gene_counts[np.sort(train)]
         if settings is None:
             settings = usage_settings(len(train))
         candidates = [settings] if isinstance(settings, UsageSettings) else list(settings)
@@ -208,29 +207,35 @@ def fit_usage(
         held = sparse.csr_matrix(counts[np.sort(validation)], dtype=np.float32) if len(validation) else None
         fits: list[tuple[UsagePredictor, UsageSettings, dict[str, list[float]]]] = []
         for candidate in candidates if held is not None else candidates[:1]:
-            n_components = max(1, min(candidate.n_components, min(gene_counts.shape) - 1))
+            n_components = max(1, min(candidate.n_components, min(told_by.shape) - 1))
             chosen = replace(candidate, n_components=n_components, with_labels=candidate.with_labels and use_labels)
             predictor = make_predictor(genes, chosen, n_labels)
             if fits and fits[0][0].axes.shape == predictor.axes.shape:
                 for name in ("log_pooled", "inferable", "axes", "gene_mean"):
                     getattr(predictor, name).copy_(getattr(fits[0][0], name))
             else:
-                _start(predictor, x, gene_counts, genes, seed)
+                _start(predictor, x, told_by, genes, seed)
             predictor.to(device)
             codes = labels if chosen.with_labels else None
-            fitted = _data(predictor, genes, x, None if codes is None else codes[np.sort(train)])
+            fitted = _data(predictor, genes, x, told_by, None if codes is None else codes[np.sort(train)])
             judged = None
             if held is not None:
-                judged = _data(predictor, genes, held, None if codes is None else codes[np.sort(validation)])
+                seen = genes.sums(held) if gene_counts is None else gene_counts[np.sort(validation)]
+                judged = _data(predictor, genes, held, seen, None if codes is None else codes[np.sort(validation)])
             history = _optimise(predictor, chosen, fitted, judged, rng, progress)
             fits.append((predictor, chosen, history))
     predictor, settings, history = max(fits, key=lambda fit: max(fit[2]["validation"], default=0.0))
     return predictor.eval(), settings, history
 
 
-def _data(predictor: UsagePredictor, genes: GeneMap, x: sparse.csr_matrix, labels: np.ndarray | None) -> _Data:
-    gene_counts = genes.sums(x).astype(np.float32)
-    entries = (gene_counts > 0) @ np.where(genes.n_isoforms > 1, genes.n_isoforms, 0)
+def _data(
+    predictor: UsagePredictor,
+    genes: GeneMap,
+    x: sparse.csr_matrix,
+    gene_counts: sparse.csr_matrix,
+    labels: np.ndarray | None,
+) -> _Data:
+    entries = (genes.sums(x) > 0) @ np.where(genes.n_isoforms > 1, genes.n_isoforms, 0)
     codes = None if labels is None else torch.as_tensor(labels, device=predictor.axes.device)
     return _Data(x, gene_scores(predictor, gene_counts), codes, np.asarray(entries).ravel())
 

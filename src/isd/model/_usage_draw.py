@@ -48,8 +48,8 @@ class GeneTotals:
 
 
 def gene_totals(gene_counts: sparse.csr_matrix, genes: GeneMap) -> GeneTotals:
-    """Pairs of cells and genes that have counts and several isoforms."""
-    gene_counts = sparse.csr_matrix(gene_counts)
+    """Pairs of cells and genes that have counts and several isoforms, by cell, then by gene."""
+    gene_counts = sparse.csr_matrix(gene_counts).sorted_indices()
     cell = np.repeat(np.arange(gene_counts.shape[0]), np.diff(gene_counts.indptr))
     gene, total = gene_counts.indices.astype(np.int64), gene_counts.data
     kept = (genes.n_isoforms[gene] > 1) & (total > 0)

@@ -26,6 +26,7 @@ from isd.model._gene_expression import (
 )
 from isd.model._generated import COUNTS_STREAM, DENSE_LIMIT, Cells, broadcast_library, decode_counts, generated_adata
 from isd.model._loading import SparseDataSplitter, sorted_rows
+from isd.model._mudata import isoforms_of
 from isd.model._presets import PUBLISHED, Preset, check_preset, default_vae, default_vae_train, resolve
 from isd.model._statistics import density, feature_share, principal_loadings, usage_loadings
 from isd.model._training import LRSchedule, fit, seeded, settle
@@ -42,7 +43,7 @@ class VAE(GeneEncoderMixin, GeneExpression, VAEMixin):
     Parameters
     ----------
     adata
-        Data registered with :meth:`setup_anndata`.
+        Data registered with :meth:`setup_anndata`, or a MuData registered with :meth:`setup_mudata`.
     n_hidden, n_latent, n_layers
         Width and depth of encoder and decoder, width of the latent. ``None``: latent 32, two layers, width 128 below
         1,000 training cells or 100 counts per feature, else 256.
@@ -119,6 +120,7 @@ class VAE(GeneEncoderMixin, GeneExpression, VAEMixin):
         registry: dict[str, Any] | None = None,
         **module_kwargs: Any,
     ) -> None:
+        adata = isoforms_of(adata)
         super().__init__(adata, registry)
         check_preset(preset)
         given = {

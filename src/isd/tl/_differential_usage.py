@@ -17,6 +17,7 @@ from isd._constants import GENE_NAME
 from isd._counts import get_counts
 from isd._progress import track
 from isd.model._gene_encoder import GeneEncoder
+from isd.model._mudata import measured_genes
 from isd.settings import settings
 from isd.tl._encode import vae_of
 
@@ -136,8 +137,9 @@ def differential_usage(
     matrix = get_counts(adata, "X" if vae.layer is None else vae.layer)
     encoder = vae.require_gene_encoder(progress=progress)
     seed = settings.seed if seed is None else int(seed)
+    measured = measured_genes(adata, genes.genes.size)
     sides = [
-        _pool(encoder, matrix, rows, None if in_order else columns, f"Usage of {name}", progress)
+        _pool(encoder, matrix, measured, rows, None if in_order else columns, f"Usage of {name}", progress)
         for rows, name in zip((rows1, rows2), names, strict=True)
     ]
     enough = (genes.n_isoforms > 1) & (sides[0].total >= min_counts) & (sides[1].total >= min_counts)
@@ -192,6 +194,7 @@ class _Side:
 def _pool(
     encoder: GeneEncoder,
     matrix: Any,
+    measured: sparse.csr_matrix | None,
     rows: np.ndarray,
     columns: np.ndarray | None,
     description: str,
@@ -209,7 +212,8 @@ def _pool(
         counts += np.asarray(x.sum(axis=0)).ravel()
         total += np.asarray(per_gene.sum(axis=0)).ravel()
         square += np.asarray(per_gene.multiply(per_gene).sum(axis=0)).ravel()
-        totals, usage, _ = encoder.usage(encoder.scores(per_gene), per_gene)
+        scores = encoder.scores(per_gene if measured is None else measured[rows[start : start + _CHUNK]])
+        totals, usage, _ = encoder.usage(scores, per_gene)
         expected += np.bincount(totals.column, totals.total[totals.pair] * usage, minlength=expected.size)
     kappa = encoder.predictor.log_concentration.detach().exp().cpu().numpy().astype(np.float64)
     effective = np.divide((1 + kappa) * total**2, square + kappa * total, out=np.zeros_like(total), where=total > 0)

@@ -20,9 +20,9 @@ from isd.model._gene_encoder import GeneEncoder
 from isd.model._generated import log_normalized
 from isd.model._usage import MAX_ENTRIES
 from isd.model._usage_draw import GeneTotals, draw_isoforms
+from isd.pp._match_genes import match_genes
 from isd.settings import settings
 from isd.tl._encode import vae_of
-from isd.tl._match_genes import match_genes
 
 if TYPE_CHECKING:
     from isd.model import VAE, LatentDiffusion

@@ -143,7 +143,7 @@ def match_genes(adata: AnnData, genes: GeneMap, table: pd.DataFrame, gene_key: s
     return match
 
 
-def _warn(match: GeneMatch) -> None:
+def _warn(match: GeneMatch, stacklevel: int = 4) -> None:
     parts = []
     if match.n_missing:
         parts.append(
@@ -154,4 +154,4 @@ def _warn(match: GeneMatch) -> None:
     if match.n_repeated:
         parts.append(f"{match.n_repeated} columns repeat a gene (added up)")
     if parts:
-        warnings.warn("; ".join(parts) + ".", UserWarning, stacklevel=4)
+        warnings.warn("; ".join(parts) + ".", UserWarning, stacklevel=stacklevel)
