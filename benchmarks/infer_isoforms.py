@@ -68,7 +68,7 @@ def read(name: str, labels: str) -> ad.AnnData:
 def smoothed_logits(pooled: np.ndarray, overall: np.ndarray, genes: GeneMap, smoothing: float) -> np.ndarray:
     """Log usage of pooled counts ``(n, n_vars)``, with so many counts of the overall usage added."""
     totals = genes.sums(pooled)[:, genes.gene_of]
-    return np.log((pooled + smoothing * overall) / (totals + smoothing))
+    return np.log((pooled + smoothing * overall) / (totals + smoothing)).astype(np.float32)
 
 
 def at_entries(counts: IsoformCounts, rows: np.ndarray) -> torch.Tensor:
@@ -119,13 +119,28 @@ def rivals(
     segments = fit_start(genes)
     counts = {name: isoform_counts(as_batch(sparse.csr_matrix(x[rows])), segments) for name, rows in parts.items()}
     train = sparse.csr_matrix(x[parts["train"]])
-    sums = np.asarray(train.sum(0), dtype=np.float64).ravel() + 0.5
-    overall = sums / np.bincount(genes.gene_of, sums)[genes.gene_of]
-    tables = {"global": {(): {name: np.log(overall)[None].repeat(len(rows), 0) for name, rows in parts.items()}}}
+    sums = np.asarray(train.sum(0), dtype=np.float64).ravel()
+
+    def usage(pooled: np.ndarray) -> np.ndarray:
+        pooled = pooled + 0.5
+        return pooled / genes.sums(pooled)[:, genes.gene_of]
+
+    # training cells are told by the others: with their own counts among what is pooled, concentrations would be too large
+    overall = {name: usage(sums[None]) if name != "train" else usage(sums - train.toarray()) for name in parts}
+    tables = {
+        "global": {
+            (): {
+                name: np.log(overall[name]).repeat(len(rows) if name != "train" else 1, 0)
+                for name, rows in parts.items()
+            }
+        }
+    }
     pooled = np.stack([np.asarray(train[labels[parts["train"]] == k].sum(0)).ravel() for k in range(labels.max() + 1)])
+    by_label = {
+        name: pooled[labels[rows]] - (train.toarray() if name == "train" else 0.0) for name, rows in parts.items()
+    }
     tables["label"] = {
-        (a,): {name: smoothed_logits(pooled, overall, genes, a)[labels[rows]] for name, rows in parts.items()}
-        for a in SMOOTHING
+        (a,): {name: smoothed_logits(by_label[name], overall[name], genes, a) for name in parts} for a in SMOOTHING
     }
     tables["nearest"] = {}
     for k in NEIGHBORS:
@@ -134,7 +149,7 @@ def rivals(
             for name in parts
         }
         for a in SMOOTHING:
-            tables["nearest"][k, a] = {n: smoothed_logits(p, overall, genes, a) for n, p in around.items()}
+            tables["nearest"][k, a] = {n: smoothed_logits(p, overall[n], genes, a) for n, p in around.items()}
     out = {}
     for name, options in tables.items():
         best = None

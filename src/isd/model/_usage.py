@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -59,7 +59,7 @@ class UsageSettings:
     dropout: float = 0.0
     with_labels: bool = False
     lr: float = 1e-2
-    concentration_lr: float = 2e-2
+    concentration_lr: float = 0.1
     batch_size: int = 64
     max_steps: int = 400
     validate_every: int = 25
@@ -70,7 +70,7 @@ class UsageSettings:
 def usage_settings(n_train: int) -> list[UsageSettings]:
     """Settings that follow the number of training cells; of several, validation cells choose."""
     # a few stiff directions or many free ones: data differ in which they want
-    stiff = UsageSettings(rank=8, penalty=100.0, max_steps=400 if n_train < 2000 else 800)
+    stiff = UsageSettings(rank=8, penalty=100.0, max_steps=300 if n_train < 2000 else 600)
     if n_train < 2000:
         return [stiff, UsageSettings(rank=32, penalty=30.0)]
     bent = UsageSettings(rank=32, penalty=30.0, n_hidden=128, lr=3e-3, batch_size=256, max_steps=800, validate_every=50)
@@ -308,6 +308,7 @@ def _optimise(
     running: list[float] = []
     order = np.empty(0, dtype=np.int64)
     n_steps = settings.max_steps
+    own = _without_itself(predictor, data.counts)
     for step in track(range(n_steps + 1), "Fitting usage of isoforms", progress=progress if progress else False):
         if step % settings.validate_every == 0 or step == n_steps:
             predictor.calibrate(data.scores)
@@ -340,7 +341,7 @@ def _optimise(
                 # some cells are shown without their label, so that those that have none are predicted well
                 hidden = torch.rand(len(labels), device=labels.device) < 0.3
                 labels = labels.masked_fill(hidden, predictor.n_labels)
-            loss = -predictor.log_likelihood(z, counts, labels).sum() / size
+            loss = -predictor.log_likelihood(z, counts, labels, own(counts)).sum() / size
             loss.backward()
             total += float(loss.detach())
         (predictor.penalty(settings.penalty, settings.label_penalty) / n).backward()
@@ -349,6 +350,24 @@ def _optimise(
     if best_state is not None:
         predictor.load_state_dict(best_state)
     return history
+
+
+def _without_itself(predictor: UsagePredictor, x: sparse.csr_matrix) -> Callable[[IsoformCounts], torch.Tensor]:
+    """What pooled usage, as logits, changes by where a training cell's own counts are taken out of it.
+
+    A gene that few cells express has a pooled usage that is mostly that of each of these cells: told by it, they would seem
+    to scatter less than cells that are held out.
+    """
+    shared = predictor.genes.shared
+    sums = torch.as_tensor(np.asarray(x.sum(axis=0), dtype=np.float64).ravel(), device=shared.device)
+    sums = sums.index_select(0, shared) + PSEUDOCOUNT
+
+    def offset(counts: IsoformCounts) -> torch.Tensor:
+        mine = sums[predictor.position[counts.column]]
+        # that of the gene is the same for all isoforms, and no softmax knows it
+        return torch.log((mine - counts.value) / mine).float()
+
+    return offset
 
 
 @torch.no_grad()

@@ -166,9 +166,21 @@ class UsagePredictor(nn.Module):
         index = (counts.cell * len(columns)).index_select(0, counts.pair) + at.index_select(0, counts.column)
         return dense.flatten().index_select(0, index)
 
-    def log_likelihood(self, z: Tensor, counts: IsoformCounts, labels: Tensor | None = None) -> Tensor:
-        """Log-likelihood of isoforms given genes of each cell, nats, ``(n,)``; arguments as in :meth:`entry_logits`."""
+    def log_likelihood(
+        self, z: Tensor, counts: IsoformCounts, labels: Tensor | None = None, offset: Tensor | None = None
+    ) -> Tensor:
+        """Log-likelihood of isoforms given genes of each cell, nats, ``(n,)``.
+
+        Parameters
+        ----------
+        z, counts, labels
+            As in :meth:`entry_logits`.
+        offset
+            Added to the logits, ``(n_entries,)``.
+        """
         logits = self.entry_logits(z, counts, labels)
+        if offset is not None:
+            logits = logits + offset
         return dirichlet_multinomial_log_likelihood(counts, logits, self.log_concentration[counts.gene])
 
     def usage(self, z: Tensor, columns: Tensor, labels: Tensor | None = None) -> Tensor:
