@@ -15,6 +15,7 @@ from isd._progress import track
 from isd.model._base import IsdModel
 from isd.model._generated import DENSE_LIMIT
 from isd.model._loading import sorted_rows
+from isd.model._presets import FEW
 from isd.module import GeneIsoformCounts
 from isd.settings import settings
 
@@ -39,13 +40,14 @@ def default_usage(n_train: int) -> dict[str, Any]:
 
     Examples
     --------
-    >>> default_usage(500)["usage_rank"], default_usage(5000)["usage_rank"]
-    (8, 16)
+    >>> [default_usage(n)["usage_rank"] for n in (300, 3000)]
+    [8, 16]
     """
+    few = n_train < FEW
     return {
         "usage_likelihood": "dirichlet-multinomial",
-        "usage_rank": 8 if n_train < 2000 else 16,
-        "usage_shrinkage": 30.0,
+        "usage_rank": 8 if few else 16,
+        "usage_shrinkage": 30.0 if few else 10.0,
         "concentration_rank": 0,
         "concentration_shrinkage": 10.0,
     }

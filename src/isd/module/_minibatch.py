@@ -105,6 +105,11 @@ def sum_columns(batch: SparseBatch, codes: Tensor, n_groups: int) -> SparseBatch
         row_ptr, cols, values = (torch.from_numpy(a) for a in (csr.indptr, csr.indices, csr.data))
         col_ptr, rows, by_column = (torch.from_numpy(a) for a in (csc.indptr, csc.indices, csc.data))
         return SparseBatch(row_ptr, cols, values, n_groups, col_ptr, rows, by_column)
+    return _sum_dense(batch, groups, n_groups)
+
+
+def _sum_dense(batch: SparseBatch, groups: Tensor, n_groups: int) -> SparseBatch:
+    """The same by way of a dense matrix, which a GPU has room for and no need to sort."""
     row = torch.repeat_interleave(torch.arange(len(batch), device=groups.device), batch.row_ptr.diff())
     dense = batch.values.new_zeros(len(batch), n_groups).index_put_((row, groups), batch.values, accumulate=True)
     return sparse_batch(dense, by_column=True)
