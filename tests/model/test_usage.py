@@ -9,7 +9,7 @@ import isd.model._usage as module
 from isd.metrics import GeneMap
 from isd.model._usage import UsageSettings, as_batch, fit_usage, gene_scores
 from isd.model._usage_draw import draw_isoforms, gene_totals
-from isd.nn import isoform_counts, multinomial_log_likelihood
+from isd.nn import isoform_counts, multinomial_log_likelihood, pair_log_softmax
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +76,23 @@ def test_test_cells_are_not_read_and_the_seed_decides(switching, fitted):
     again = fit((sparse.csr_matrix(other), genes, state))[0]
     for name, value in fitted[0].state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
+
+
+def test_training_cells_are_told_by_the_others(switching):
+    """The offset turns pooled usage into that of all cells but the cell itself."""
+    x, genes, _ = switching
+    train = sparse.csr_matrix(x[:7])
+    predictor = fit_usage(x, genes, np.arange(7), np.arange(0), max_steps=1, seed=0)[0]
+    counts = isoform_counts(as_batch(train), predictor.genes)
+    base = predictor.log_pooled[predictor.position[counts.column]]
+    logits = base + module._without_itself(predictor, train)(counts)
+    usage = pair_log_softmax(counts, logits).exp().numpy()
+    dense = train.toarray()
+    for entry in range(0, len(usage), 17):
+        cell, column = int(counts.cell[counts.pair[entry]]), int(counts.column[entry])
+        of_gene = np.flatnonzero(genes.gene_of == genes.gene_of[column])
+        others = dense.sum(0) - dense[cell] + 0.5
+        assert usage[entry] == pytest.approx(others[column] / others[of_gene].sum(), rel=1e-4)
 
 
 def test_few_entries_at_once_give_the_same_fit(switching, monkeypatch):
