@@ -6,7 +6,7 @@ their own for each gene, fitted alike:
 
 - global: usage pooled over the training cells;
 - label: usage pooled over the training cells of the held-out cell's true label (which inference does not see);
-- nearest: usage pooled over the nearest training cells in the space of gene components (number and smoothing chosen on validation cells);
+- nearest: usage pooled over the nearest training cells in the space of gene components (number and smoothing chosen on validation cells, as the label's smoothing is);
 - model: isd's gene encoder.
 
     python benchmarks/infer_isoforms.py --parts real              # needs ISD_DATA_DIR; about 15 minutes on one core
@@ -87,7 +87,7 @@ def nearest(x: sparse.csr_matrix, here: np.ndarray, there: np.ndarray, k: int, s
     return np.asarray((weights @ x).todense(), dtype=np.float32)
 
 
-def fit_concentration(counts: IsoformCounts, logits: torch.Tensor, n_genes: int, steps: int = 120) -> torch.Tensor:
+def fit_concentration(counts: IsoformCounts, logits: torch.Tensor, n_genes: int, steps: int = 80) -> torch.Tensor:
     """Log concentration of each gene under fixed usage, with the prior of the model."""
     value = torch.full((n_genes,), float(np.log(50.0)), requires_grad=True)
     mean = torch.tensor(float(np.log(50.0)), requires_grad=True)
@@ -151,18 +151,17 @@ def rivals(
         for a in SMOOTHING:
             tables["nearest"][k, a] = {n: smoothed_logits(p, overall[n], genes, a) for n, p in around.items()}
     out = {}
+    kappa = None
     for name, options in tables.items():
-        best = None
-        for table in options.values():
-            kappa = fit_concentration(
-                counts["train"], at_entries(counts["train"], table["train"]), genes.genes.size, 40
-            )
-            value = score(counts["validation"], at_entries(counts["validation"], table["validation"]), kappa).mean()
-            if best is None or value > best[0]:
-                best = (value, table)
-        table = best[1]
-        kappa = fit_concentration(counts["train"], at_entries(counts["train"], table["train"]), genes.genes.size)
-        out[name] = score(counts["test"], at_entries(counts["test"], table["test"]), kappa)
+
+        def judged(table: dict[str, np.ndarray]) -> float:
+            at = at_entries(counts["validation"], table["validation"])
+            return score(counts["validation"], at, kappa).mean()  # noqa: B023
+
+        table = options[()] if kappa is None else max(options.values(), key=judged)
+        of_rival = fit_concentration(counts["train"], at_entries(counts["train"], table["train"]), genes.genes.size)
+        kappa = of_rival if kappa is None else kappa
+        out[name] = score(counts["test"], at_entries(counts["test"], table["test"]), of_rival)
     return out
 
 

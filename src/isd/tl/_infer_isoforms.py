@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
+import torch
 from anndata import AnnData
 from scipy import sparse
 
@@ -20,18 +21,23 @@ from isd.model._gene_encoder import GeneEncoder
 from isd.model._generated import log_normalized
 from isd.model._usage import MAX_ENTRIES
 from isd.model._usage_draw import GeneTotals, draw_isoforms
-from isd.pp._match_genes import match_genes
+from isd.pp._match_genes import GeneMatch, match_genes
 from isd.settings import settings
 from isd.tl._encode import vae_of
+from isd.tl._generate import check_model
+from isd.tl._genes_to_latent import GenesToLatent
 
 if TYPE_CHECKING:
     from isd.model import VAE, LatentDiffusion
 
 Output = Literal["samples", "mean", "usage"]
+Method = Literal["direct", "diffusion"]
 #: Column of ``var``, and of ``obs`` for several draws.
 INFERABLE, DRAW = "isd_inferable", "isd_draw"
 #: Key of the random streams.
 _STREAM = 21
+#: Cells whose components are computed at once.
+_SCORED = 4096
 
 
 def infer_isoforms(
@@ -41,6 +47,7 @@ def infer_isoforms(
     labels: str | Sequence[Any] | None = None,
     *,
     output: Output = "samples",
+    method: Method = "direct",
     std: bool = False,
     layer: str | None = None,
     seed: int | None = None,
@@ -70,6 +77,11 @@ def infer_isoforms(
     output
         ``"samples"``: counts, drawn. ``"mean"``: expected counts, in ``X`` and ``layers["mean"]``. ``"usage"``: expected
         share of each isoform in its gene, in ``X``, for the genes that a cell expresses.
+    method
+        ``"direct"``: usage straight from the genes. ``"diffusion"``: through the latent of a
+        :class:`isd.model.LatentDiffusion` and its decoder; draws then share what genes leave open about the cell. Slower, not better
+        where both were compared (``docs/notes/genes.md``), and it needs the training data attached. Means are over 8 draws of the
+        latent.
     std
         With ``output="mean"``: standard deviation of the draws too, in ``layers["std"]``.
     layer
@@ -91,11 +103,11 @@ def infer_isoforms(
     Raises
     ------
     TypeError
-        If ``model`` or ``gene_adata`` is something else.
+        If ``model`` or ``gene_adata`` is something else; ``method="diffusion"`` needs a diffusion model.
     KeyError
         If the model's features have no gene map; if ``layer`` or the column of labels is absent.
     ValueError
-        If the model is not trained; if the data are isoforms, or share no gene with the model; if draws are asked for and
+        If the model is not trained; if ``method="diffusion"`` and no data are attached; if the data are isoforms, or share no gene with the model; if draws are asked for and
         counts are fractional; for an unknown ``output``.
 
     Warns
@@ -119,6 +131,10 @@ def infer_isoforms(
     vae = vae_of(model)
     if output not in get_args(Output):
         raise ValueError(f"output is {output!r}; expected one of {', '.join(map(repr, get_args(Output)))}.")
+    if method not in get_args(Method):
+        raise ValueError(f"method is {method!r}; expected one of {', '.join(map(repr, get_args(Method)))}.")
+    if method == "diffusion":
+        check_model(model)
     if n_samples < 1:
         raise ValueError(f"n_samples must be at least 1, got {n_samples}.")
     if batch_size < 1:
@@ -143,24 +159,21 @@ def infer_isoforms(
     encoder = vae.require_gene_encoder(progress=progress)
     codes = _codes(encoder, gene_adata, labels)
     seed = settings.seed if seed is None else int(seed)
-    n = gene_adata.n_obs
-    present = match.present
+    present = None if match.present.all() else match.present
+    starts = range(0, gene_adata.n_obs, batch_size)
+    through = None
+    if method == "diffusion":
+        through = _Through(model, encoder, match, matrix, present, codes, seed, n_samples if output == "samples" else 8)
     parts: list[list[sparse.csr_matrix]] = [[] for _ in range(n_samples + std)]
-    rows_at_once = range(0, n, batch_size)
-    for first in track(rows_at_once, "Inferring isoforms", total=len(rows_at_once), progress=progress):
-        rows = slice(first, min(first + batch_size, n))
-        counts = match.counts(matrix[rows])
+    for first in track(starts, "Inferring isoforms", total=len(starts), progress=progress):
+        counts = match.counts(matrix[first : first + batch_size])
         for piece in _pieces(counts, genes.n_isoforms):
-            inferred = _infer(encoder, counts[piece], None if present.all() else present, codes, first + piece.start)
+            inferred = _infer(encoder, counts[piece], present, codes, first + piece.start, through)
             if output == "samples":
                 for k in range(n_samples):
-                    draws = draw_isoforms(
-                        inferred.totals,
-                        inferred.usage,
-                        inferred.concentration,
-                        (seed, _STREAM, k),
-                        first + piece.start,
-                    )
+                    key = (seed, _STREAM, k)
+                    usage = inferred.usages[min(k, len(inferred.usages) - 1)]
+                    draws = draw_isoforms(inferred.totals, usage, inferred.concentration, key, first + piece.start)
                     parts[k].append(inferred.matrix(draws))
             elif output == "usage":
                 parts[0].append(inferred.matrix(inferred.usage, single=1.0))
@@ -176,6 +189,7 @@ def infer_isoforms(
         "vae_fingerprint": vae.fingerprint,
         "gene_encoder_fingerprint": encoder.fingerprint,
         "inferred_from": "genes",
+        "method": method,
         "output": output,
         "seed": seed,
         "n_samples": n_samples,
@@ -192,11 +206,15 @@ class _Inferred:
     """Usage of some cells' isoforms, and what it takes to write them into rows of all features."""
 
     totals: GeneTotals
-    usage: np.ndarray
+    usages: list[np.ndarray]
     concentration: np.ndarray
     single: sparse.csr_matrix
     columns_of_single: np.ndarray
     n_vars: int
+
+    @property
+    def usage(self) -> np.ndarray:
+        return np.mean(self.usages, axis=0)
 
     @property
     def mean(self) -> np.ndarray:
@@ -204,10 +222,11 @@ class _Inferred:
 
     @property
     def std(self) -> np.ndarray:
-        """Of a Dirichlet-multinomial."""
+        """Of Dirichlet-multinomials, one for each usage."""
         n, kappa = self.totals.total, self.concentration
         scale = (n * (n + kappa) / (1 + kappa))[self.totals.pair]
-        return np.sqrt(scale * self.usage * (1 - self.usage))
+        within = np.mean([scale * usage * (1 - usage) for usage in self.usages], axis=0)
+        return np.sqrt(within + n[self.totals.pair] ** 2 * np.var(self.usages, axis=0))
 
     def matrix(self, values: np.ndarray, single: float | None = None) -> sparse.csr_matrix:
         """Cells by features; ``single`` stands in for the counts of genes with one isoform."""
@@ -220,16 +239,50 @@ class _Inferred:
         return sparse.csr_matrix((data[kept].astype(np.float32), (rows[kept], columns[kept])), shape=shape)
 
 
+class _Through:
+    """Draws of all cells' latents: they do not depend on how cells are batched later."""
+
+    def __init__(
+        self,
+        model: Any,
+        encoder: GeneEncoder,
+        match: GeneMatch,
+        matrix: Any,
+        present: np.ndarray | None,
+        codes: np.ndarray | None,
+        seed: int,
+        n_draws: int,
+    ) -> None:
+        self.latents = GenesToLatent(model, encoder, seed)
+        scores, library = [], []
+        for start in range(0, matrix.shape[0], _SCORED):
+            counts = match.counts(matrix[start : start + _SCORED])
+            scores.append(encoder.scores(counts, present))
+            library.append(np.asarray(counts.sum(axis=1)).ravel())
+        everything = torch.cat(scores), codes, np.concatenate(library)
+        self.draws = [self.latents.draw(*everything, k) for k in range(n_draws)]
+
+    def usages(self, rows: slice, totals: GeneTotals) -> list[np.ndarray]:
+        return [self.latents.usage(cells, rows, totals) for cells in self.draws]
+
+
 def _infer(
-    encoder: GeneEncoder, counts: sparse.csr_matrix, present: np.ndarray | None, codes: np.ndarray | None, first: int
+    encoder: GeneEncoder,
+    counts: sparse.csr_matrix,
+    present: np.ndarray | None,
+    codes: np.ndarray | None,
+    first: int,
+    through: _Through | None,
 ) -> _Inferred:
     genes = encoder.genes
-    labels = None if codes is None else codes[first : first + counts.shape[0]]
+    rows = slice(first, first + counts.shape[0])
+    labels = None if codes is None else codes[rows]
     totals, usage, concentration = encoder.usage(encoder.scores(counts, present), counts, labels)
+    usages = [usage] if through is None else through.usages(rows, totals)
     order, start = genes.segments
     alone = np.flatnonzero(genes.n_isoforms == 1)
     single = sparse.csr_matrix(counts[:, alone])
-    return _Inferred(totals, usage, concentration, single, order[start[alone]], genes.gene_of.size)
+    return _Inferred(totals, usages, concentration, single, order[start[alone]], genes.gene_of.size)
 
 
 def _pieces(counts: sparse.csr_matrix, n_isoforms: np.ndarray) -> Iterator[slice]:
