@@ -71,6 +71,8 @@ def usage_settings(n_train: int) -> list[UsageSettings]:
     """Settings that follow the number of training cells; of several, validation cells choose."""
     # a few stiff directions or many free ones: data differ in which they want
     stiff = UsageSettings(rank=8, penalty=100.0, max_steps=300 if n_train < 2000 else 600)
+    if n_train < 250:
+        return [stiff]
     if n_train < 2000:
         return [stiff, UsageSettings(rank=32, penalty=30.0)]
     bent = UsageSettings(rank=32, penalty=30.0, n_hidden=128, lr=3e-3, batch_size=256, max_steps=800, validate_every=50)
