@@ -99,7 +99,7 @@ def test_the_weight_of_the_prediction_is_found_again():
     counts = np.stack([rng.multinomial(40, t) for t in true]).ravel().astype(float)
     total = np.full(n_genes, 40.0)
     side = _Side(counts, predicted.ravel(), total, total)
-    found = _prior_weight(side, np.repeat(np.arange(n_genes), 3), np.ones(n_genes, dtype=bool))
+    found = _prior_weight([side, side], np.repeat(np.arange(n_genes), 3), np.ones(n_genes, dtype=bool))
     assert found == pytest.approx(weight, rel=0.1)
 
 

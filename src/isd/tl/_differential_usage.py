@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,7 +48,7 @@ def differential_usage(
     r"""Find isoforms whose usage differs between two groups of cells.
 
     The usage of a gene in a group has a Dirichlet posterior. Its centre before the data is what the model predicts from the
-    gene counts of the group's cells; the weight of that prediction, in counts, is fitted to all genes of the group. The
+    gene counts of the cells, the mean of both groups; the weight of that, in counts, is fitted to all genes in both groups. The
     group's counts add to it, each cell's worth less the more of them come from one cell (they are Dirichlet-multinomial
     with the model's concentration :math:`\kappa_g`):
 
@@ -133,19 +133,23 @@ def differential_usage(
     columns = adata.var_names.get_indexer(vae.feature_names)
     if (columns < 0).any():
         raise ValueError(f"adata lacks {int((columns < 0).sum())} of the model's {len(columns)} features.")
-    in_order = bool((columns == np.arange(adata.n_vars)).all()) if len(columns) == adata.n_vars else False
+    same = len(columns) == adata.n_vars and bool((columns == np.arange(adata.n_vars)).all())
     matrix = get_counts(adata, "X" if vae.layer is None else vae.layer)
     encoder = vae.require_gene_encoder(progress=progress)
     seed = settings.seed if seed is None else int(seed)
     measured = measured_genes(adata, genes.genes.size)
+    order = None if same else columns
     sides = [
-        _pool(encoder, matrix, measured, rows, None if in_order else columns, f"Usage of {name}", progress)
+        _pool(encoder, matrix, measured, rows, order, f"Usage of {name}", progress)
         for rows, name in zip((rows1, rows2), names, strict=True)
     ]
+    # one centre for both: predictions of each group were fitted to its counts, and would count them twice
+    centre = (sides[0].predicted + sides[1].predicted) / 2
+    sides = [replace(side, predicted=centre) for side in sides]
     enough = (genes.n_isoforms > 1) & (sides[0].total >= min_counts) & (sides[1].total >= min_counts)
     features = np.flatnonzero(np.append(enough, False)[genes.gene_of])
-    weights = [_prior_weight(side, genes.gene_of, enough) for side in sides]
-    alphas = [side.posterior(genes.gene_of, weight)[features] for side, weight in zip(sides, weights, strict=True)]
+    weight = _prior_weight(sides, genes.gene_of, enough)
+    alphas = [side.posterior(genes.gene_of, weight)[features] for side in sides]
     codes = genes.gene_of[features]
     usage = [alpha / np.bincount(codes, alpha, minlength=genes.genes.size)[codes] for alpha in alphas]
     table = pd.DataFrame(
@@ -222,19 +226,23 @@ def _pool(
     return _Side(counts, predicted, total, effective)
 
 
-def _prior_weight(side: _Side, gene_of: np.ndarray, genes: np.ndarray) -> float:
+def _prior_weight(sides: Sequence[_Side], gene_of: np.ndarray, genes: np.ndarray) -> float:
     """Counts that the model's prediction is worth: those under which all genes' counts are likeliest."""
-    features = np.flatnonzero(np.append(genes, False)[gene_of] & (side.predicted > 0))
-    if not features.size:
+    parts = []
+    for side in sides:
+        known = genes & (side.total > 0)
+        features = np.flatnonzero(np.append(known, False)[gene_of] & (side.predicted > 0))
+        worth = (np.append(side.scale(), 0.0)[gene_of] * side.counts)[features]
+        parts.append((worth, side.predicted[features], side.effective[known]))
+    if not any(len(effective) for *_, effective in parts):
         return 1.0
-    worth = (np.append(side.scale(), 0.0)[gene_of] * side.counts)[features]
-    predicted = side.predicted[features]
-    effective = side.effective[genes]
 
     def minus_log_likelihood(log_weight: float) -> float:
-        weight = np.exp(log_weight)
-        isoforms = gammaln(worth + weight * predicted) - gammaln(weight * predicted)
-        return -float(isoforms.sum() - (gammaln(effective + weight) - gammaln(weight)).sum())
+        weight, total = np.exp(log_weight), 0.0
+        for worth, predicted, effective in parts:
+            total += float((gammaln(worth + weight * predicted) - gammaln(weight * predicted)).sum())
+            total -= float((gammaln(effective + weight) - gammaln(weight)).sum())
+        return -total
 
     return float(np.exp(minimize_scalar(minus_log_likelihood, bounds=np.log(_WEIGHT), method="bounded").x))
 
