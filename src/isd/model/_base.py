@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -29,12 +29,14 @@ from scvi.model._utils import parse_device_args
 from scvi.model.base import BaseModelClass
 from scvi.utils import setup_anndata_dsp
 
-from isd._constants import SPLIT_KEY
+from isd._constants import GENE_ID, SPLIT_KEY
 from isd._hash import fingerprint, hash_names
 from isd.model._fields import GENES_KEY, GenesField, LabelsField
 from isd.model._files import ADATA_FILE, MODEL_FILE, read_model, write_folder, write_model
+from isd.model._mudata import prepare_mudata
 from isd.model._training import resolve_split
 from isd.model._validation import as_csr_in_place, validate_adata
+from isd.pp._mudata import ISOFORM
 from isd.settings import settings
 
 _ARRAY_PREFIX = "array."
@@ -148,6 +150,65 @@ class IsdModel(BaseModelClass):
         with quiet_setup():
             manager.register_fields(adata, **kwargs)
         cls.register_manager(manager)
+
+    @classmethod
+    def setup_mudata(
+        cls,
+        mdata: Any,
+        *,
+        isoform: str = ISOFORM,
+        gene: str | None = None,
+        gene_key: str = GENE_ID,
+        gene_layer: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Register the isoforms of a MuData, and the genes of the same cells where they were measured besides.
+
+        The VAE is a model of the isoforms' counts. A ``gene`` modality feeds the gene encoder alone
+        (:meth:`VAE.fit_gene_encoder`): the usage of isoforms is then told by the principal components of *its* counts, in
+        fitting and in :func:`isd.tl.differential_usage`, and :func:`isd.tl.infer_isoforms` is to be given gene counts of
+        that kind. Name it where it is deeper than, or another measurement than, the sums of the isoforms; without it these sums
+        tell.
+
+        Parameters
+        ----------
+        mdata
+            MuData with a modality of transcripts; :func:`isd.pp.to_mudata` makes one.
+        isoform
+            Name of that modality.
+        gene
+            Name of a modality with raw counts of genes of the same cells, in any order; genes are matched as in
+            :func:`isd.tl.infer_isoforms`. ``None``: the sums of the isoforms.
+        gene_key
+            Column of the isoforms' ``var`` that says which gene a transcript belongs to.
+        gene_layer
+            Layer of the counts of genes; ``None`` takes ``"counts"`` if there, else ``X``.
+        **kwargs
+            Of :meth:`setup_anndata`, for the isoforms (``layer``, ``labels_key``, ``batch_key``, ...). Columns of
+            ``mdata.obs`` serve as keys, too.
+
+        Raises
+        ------
+        TypeError
+            If ``mdata`` is no MuData.
+        KeyError
+            If a modality, layer or key is absent.
+        ValueError
+            If cells of the isoforms are not in the gene modality, or values are no counts.
+
+        Notes
+        -----
+        Writes, besides what :meth:`setup_anndata` writes to the isoforms' AnnData, ``obsm["isd_gene_counts"]`` there (csr, a
+        column for each of its genes), columns of ``mdata.obs`` that it lacks, and ``mdata.uns["_isd_isoform"]``.
+
+        Examples
+        --------
+        >>> import isd
+        >>> mdata = isd.pp.to_mudata(isd.datasets.simulated(n_obs=80, n_vars=60, n_labels=2))
+        >>> isd.model.VAE.setup_mudata(mdata)
+        >>> vae = isd.model.VAE(mdata, n_latent=4, n_hidden=16)
+        """
+        cls.setup_anndata(prepare_mudata(mdata, isoform, gene, gene_layer, gene_key), gene_key=gene_key, **kwargs)
 
     def _validate_anndata(self, adata: AnnData | None = None, copy_if_view: bool = True) -> AnnData:
         if adata is None and self.adata is None:
@@ -353,6 +414,13 @@ class IsdModel(BaseModelClass):
     def _extra_meta(self) -> dict[str, Any]:
         return {}
 
+    def _extra_tensors(self) -> dict[str, torch.Tensor]:
+        """Tensors that are saved besides those of the module."""
+        return {}
+
+    def _restore_extra(self, meta: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
+        """Take back what :meth:`_extra_meta` and :meth:`_extra_tensors` saved."""
+
     def _check_consistent(self) -> None:
         """Raise when parts of the model no longer belong together."""
 
@@ -403,7 +471,7 @@ class IsdModel(BaseModelClass):
             state = self._state(GENES_KEY)
             features["genes"] = {k: np.asarray(v).tolist() for k, v in state.items()}
             registry[_FIELDS][GENES_KEY] = {**registry[_FIELDS][GENES_KEY], _STATE: {}}
-        tensors = {_WEIGHT_PREFIX + k: v for k, v in self.module.state_dict().items()}
+        tensors = {_WEIGHT_PREFIX + k: v for k, v in self.module.state_dict().items()} | self._extra_tensors()
         for name, value in self.__dict__.items():
             if name.endswith("_") and isinstance(value, np.ndarray):
                 # torch's uint64 has few friends: such arrays travel as int64 of the same bits
@@ -476,6 +544,7 @@ class IsdModel(BaseModelClass):
             if name.startswith(_ARRAY_PREFIX):
                 dtype, key = name[len(_ARRAY_PREFIX) :].split(".", 1)
                 setattr(model, key, value.numpy().view(np.dtype(dtype)).copy())
+        model._restore_extra(meta, tensors)
         model._colors = meta["colors"]
         if features["columns"]:
             model._var = pd.DataFrame(features["columns"], index=pd.Index(features["var_names"]))

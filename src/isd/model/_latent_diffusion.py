@@ -23,6 +23,7 @@ from isd.model._latent_densities import (
     gaussian_density,
     latent_draws,
 )
+from isd.model._mudata import isoforms_of
 from isd.model._presets import (
     DEFAULT_GENERATE,
     PUBLISHED,
@@ -49,7 +50,7 @@ class LatentDiffusion(IsdModel):
     Parameters
     ----------
     adata
-        Data registered with :meth:`setup_anndata`.
+        Data registered with :meth:`setup_anndata`, or a MuData registered with :meth:`setup_mudata`.
     vae
         A trained VAE on the same features, batches and covariates. ``None``: :meth:`train` trains one first.
     schedule
@@ -104,6 +105,7 @@ class LatentDiffusion(IsdModel):
         _check_vae: bool = True,
         **module_kwargs: Any,
     ) -> None:
+        adata = isoforms_of(adata)
         super().__init__(adata, registry)
         check_preset(preset)
         self.vae_fingerprint_: str | None = None

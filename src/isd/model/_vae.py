@@ -17,6 +17,7 @@ from scvi.model.base import VAEMixin
 
 from isd._counts import row_sums
 from isd._progress import track
+from isd.model._gene_encoder import GeneEncoderMixin
 from isd.model._gene_expression import (
     GeneExpression,
     default_usage,
@@ -25,6 +26,7 @@ from isd.model._gene_expression import (
 )
 from isd.model._generated import COUNTS_STREAM, DENSE_LIMIT, Cells, broadcast_library, decode_counts, generated_adata
 from isd.model._loading import SparseDataSplitter, sorted_rows
+from isd.model._mudata import isoforms_of
 from isd.model._presets import PUBLISHED, Preset, check_preset, default_vae, default_vae_train, resolve
 from isd.model._statistics import density, feature_share, principal_loadings, usage_loadings
 from isd.model._training import LRSchedule, fit, seeded, settle
@@ -35,13 +37,13 @@ from isd.settings import settings
 _POSTERIOR_STREAM = 11
 
 
-class VAE(GeneExpression, VAEMixin):
+class VAE(GeneEncoderMixin, GeneExpression, VAEMixin):
     """Variational autoencoder of isoform counts.
 
     Parameters
     ----------
     adata
-        Data registered with :meth:`setup_anndata`.
+        Data registered with :meth:`setup_anndata`, or a MuData registered with :meth:`setup_mudata`.
     n_hidden, n_latent, n_layers
         Width and depth of encoder and decoder, width of the latent. ``None``: latent 32, two layers, width 128 below
         1,000 training cells or 100 counts per feature, else 256.
@@ -118,6 +120,7 @@ class VAE(GeneExpression, VAEMixin):
         registry: dict[str, Any] | None = None,
         **module_kwargs: Any,
     ) -> None:
+        adata = isoforms_of(adata)
         super().__init__(adata, registry)
         check_preset(preset)
         given = {
@@ -216,6 +219,7 @@ class VAE(GeneExpression, VAEMixin):
         checkpoint_dir: str | Path | None = None,
         log_every: int = 10,
         sparse: bool | None = None,
+        gene_encoder: bool | None = None,
         accelerator: str = "auto",
         devices: int | list[int] | str = "auto",
         progress: bool | None = None,
@@ -250,6 +254,9 @@ class VAE(GeneExpression, VAEMixin):
             Whether the encoder's first layer reads minibatches as csr (``True``) or dense (``False``). ``None`` takes
             what is faster: csr on a CPU where at most 30% of the training cells' counts are not zero. The result is
             the same to the precision of floating point.
+        gene_encoder
+            Whether to fit afterwards what tells isoforms from the counts of genes (:meth:`fit_gene_encoder`). ``None``:
+            where a gene map was registered that has genes with several transcripts.
         accelerator, devices
             As in scvi-tools.
         progress
@@ -338,6 +345,11 @@ class VAE(GeneExpression, VAEMixin):
                 dispersion_lr=dispersion_lr,
                 max_kl_weight=max_kl_weight,
             )
+        if gene_encoder is None:
+            gene_encoder = self.gene_of is not None and bool((np.bincount(self.gene_of) > 1).any())
+        if gene_encoder:
+            # a training that is cut short is short here, too
+            self.fit_gene_encoder(max_steps=settled.steps, seed=seed, progress=progress)
 
     def _make_data_loader(self, *args: Any, **kwargs: Any) -> Any:
         # counts that are stored sparse reach the first layer as csr; dense ones come dense

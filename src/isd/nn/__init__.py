@@ -17,6 +17,7 @@ from isd.nn._usage import (
     pair_log_softmax,
 )
 from isd.nn._usage_likelihood import Columns, usage_log_likelihood
+from isd.nn._usage_predictor import UsagePredictor
 
 __all__ = [
     "MLP",
@@ -34,6 +35,7 @@ __all__ = [
     "NoiseClassifier",
     "Segments",
     "SparseBatch",
+    "UsagePredictor",
     "dirichlet_multinomial_log_likelihood",
     "gamma_ratio",
     "isoform_counts",

@@ -14,6 +14,8 @@ from isd.nn._sparse import SparseBatch
 
 #: Below this, a pseudocount of an isoform is no longer told from 0 in single precision.
 _SMALLEST = 1e-20
+#: Cells times genes up to which a table of them is made.
+_TABLE = 1 << 24
 
 
 class IsoformCounts(NamedTuple):
@@ -62,8 +64,18 @@ def isoform_counts(batch: SparseBatch, genes: Segments) -> IsoformCounts:
     gene = genes.segment_of[cols]
     kept = (genes.sizes[gene] > 1) & (batch.values > 0)
     cell, cols, gene, values = cell[kept], cols[kept], gene[kept], batch.values[kept]
-    keys, of = torch.unique(cell * genes.n_segments + gene, return_inverse=True)
-    total = values.new_zeros(len(keys)).index_add_(0, of, values)
+    key = cell * genes.n_segments + gene
+    if len(batch) * genes.n_segments <= _TABLE:
+        # a table of all cells and genes is faster than sorting
+        table = values.new_zeros(len(batch) * genes.n_segments).index_add_(0, key, values)
+        keys = torch.nonzero(table).flatten()
+        total = table[keys]
+        position = torch.empty(len(table), dtype=torch.int64, device=key.device)
+        position[keys] = torch.arange(len(keys), device=key.device)
+        of = position[key]
+    else:
+        keys, of = torch.unique(key, return_inverse=True)
+        total = values.new_zeros(len(keys)).index_add_(0, of, values)
     pair_cell, pair_gene = keys // genes.n_segments, keys % genes.n_segments
     column, pair = genes.features(pair_gene)
     sizes = genes.sizes[pair_gene]
@@ -77,9 +89,9 @@ def pair_log_softmax(counts: IsoformCounts, logits: Tensor) -> Tensor:
     """Log usage of each entry: softmax of ``logits``, shape ``(n_entries,)``, within each pair of cell and gene."""
     n = len(counts.total)
     largest = logits.new_full((n,), -torch.inf).scatter_reduce(0, counts.pair, logits.detach(), "amax")
-    shifted = logits - largest[counts.pair]
+    shifted = logits - largest.index_select(0, counts.pair)
     sums = logits.new_zeros(n).index_add(0, counts.pair, shifted.exp())
-    return shifted - sums.log()[counts.pair]
+    return shifted - sums.log().index_select(0, counts.pair)
 
 
 class _GammaRatio(torch.autograd.Function):

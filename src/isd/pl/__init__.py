@@ -9,7 +9,10 @@ from isd.pl._library_size import library_size
 from isd.pl._metrics import metrics
 from isd.pl._moments import mean_variance, zero_fraction
 from isd.pl._roc import roc
+from isd.pl._switches import switches
 from isd.pl._umap import umap_compare
+from isd.pl._umap_isoforms import umap_isoforms
+from isd.pl._usage_scatter import usage_scatter
 
 __all__ = [
     "history",
@@ -19,6 +22,9 @@ __all__ = [
     "mean_variance",
     "metrics",
     "roc",
+    "switches",
     "umap_compare",
+    "umap_isoforms",
+    "usage_scatter",
     "zero_fraction",
 ]

@@ -1,9 +1,11 @@
-"""Tools: generate, interpolate, tune guidance, choose between models, encode, embed."""
+"""Tools: generate, interpolate, tune guidance, choose between models, encode, embed, infer isoforms from genes, switches."""
 
 from isd.tl._compare import ModelChoice, compare_models
+from isd.tl._differential_usage import differential_usage
 from isd.tl._embed import embed
 from isd.tl._encode import encode
 from isd.tl._generate import generate
+from isd.tl._infer_isoforms import infer_isoforms
 from isd.tl._interpolate import interpolate
 from isd.tl._tune import GuidanceChoice, tune_guidance
 
@@ -11,9 +13,11 @@ __all__ = [
     "GuidanceChoice",
     "ModelChoice",
     "compare_models",
+    "differential_usage",
     "embed",
     "encode",
     "generate",
+    "infer_isoforms",
     "interpolate",
     "tune_guidance",
 ]

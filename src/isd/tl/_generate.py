@@ -23,6 +23,7 @@ from isd.model._generated import (
     with_counts,
 )
 from isd.model._latent_diffusion import LatentDiffusion
+from isd.pp import to_mudata
 from isd.settings import settings
 from isd.tl._accept import accepted_cells
 from isd.tl._conditions import asked_codes, extrapolated
@@ -56,6 +57,7 @@ def generate(
     part: tuple[int, int] | None = None,
     backed: str | Path | None = None,
     overwrite: bool = False,
+    as_mudata: bool = False,
     seed: int | None = None,
     batch_size: int = 256,
     accelerator: str | None = None,
@@ -114,6 +116,9 @@ def generate(
         interruption; the file is there when it is whole. Not with ``accept``.
     overwrite
         Whether ``backed`` may replace a file, and the beginning of other cells.
+    as_mudata
+        Return a :class:`mudata.MuData` of isoforms and genes, as :func:`isd.pp.to_mudata` makes it. Needs a gene map
+        (``gene_key``, or ``var["gene_id"]``). Not with ``backed``.
     seed
         Seed; ``None`` takes ``isd.settings.seed``. The same seed gives the same cells on the same machine.
     batch_size
@@ -140,6 +145,8 @@ def generate(
         If the model is not trained, a label, batch or covariate is unknown, numbers do not add up, the classifier
         belongs to another model, guidance is asked for where ``latents`` are not the diffusion's, or the file that
         ``backed`` names was begun by another call.
+    KeyError
+        If a MuData is asked for and there is no gene map.
     FileExistsError
         If that file is there, without ``overwrite``.
     RuntimeError
@@ -180,6 +187,10 @@ def generate(
             f'accept="classified" draws cells anew all together, and does not go with {"backed" if backed else "part"}; '
             "generate in memory, a label at a time where all are too many."
         )
+    if as_mudata:
+        if backed is not None:
+            raise ValueError("as_mudata makes a MuData in memory, and does not go with backed; leave one of them out.")
+        model.vae.gene_map()
     if backed is not None:
         checked_target(backed, overwrite=overwrite)
     seed = settings.seed if seed is None else int(seed)
@@ -304,7 +315,8 @@ def generate(
         return read_backed(stream.path)
     if counts is None:
         counts = decode_counts(model.vae.module, cells, key=key, first_tile=within.start // TILE, progress=progress)
-    return with_counts(parts, counts, model.layer)
+    fake = with_counts(parts, counts, model.layer)
+    return to_mudata(fake, model.vae.gene_column, layer=model.layer or "X") if as_mudata else fake
 
 
 def check_model(model: Any) -> None:
