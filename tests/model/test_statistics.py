@@ -4,6 +4,7 @@ from scipy import sparse
 
 import isd
 from isd.model import VAE
+from isd.model._generated import log_normalized
 from isd.model._presets import default_vae, default_vae_train
 from isd.model._statistics import feature_share, principal_loadings, usage_loadings
 
@@ -47,6 +48,26 @@ def test_axes_of_noise_are_left_out(counts):
     assert len(principal_loadings(noise, np.arange(90), 10, few=90)) == 10
 
 
+def test_labels_that_single_features_mark_are_axes(counts):
+    """Permuted, a marker varies as much as before: it stands out of permuted labels only."""
+    rng = np.random.default_rng(3)
+    labels = rng.integers(0, 5, size=90)
+    marked = counts.toarray()
+    marked[np.arange(90), labels] += 400
+    marked = sparse.csr_matrix(marked)
+    rows = rng.permutation(90)
+    without = principal_loadings(marked, rows, 10)
+    found = principal_loadings(marked, rows, 10, labels=labels[rows])
+    np.testing.assert_array_equal(found[: len(without)], without)
+    _, _, span = np.linalg.svd(found, full_matrices=False)
+    means = np.stack([np.asarray(log_normalized(marked[labels == i]).mean(axis=0)).ravel() for i in range(5)])
+    means -= means.mean(axis=0)
+    lost = means - means @ span.T @ span
+    assert (lost**2).sum() < 0.05 * (means**2).sum()
+    # labels that say nothing add nothing but by chance
+    assert len(principal_loadings(counts, rows, 10, labels=labels[rows])) <= 3
+
+
 def test_training_starts_from_the_axes_of_the_training_cells(adata, monkeypatch):
     isd.pp.split(adata, seed=0)
     VAE.setup_anndata(adata)
@@ -55,7 +76,8 @@ def test_training_starts_from_the_axes_of_the_training_cells(adata, monkeypatch)
     model = VAE(adata, n_hidden=16, n_latent=4, output_rank=5, dispersion_rank=2)
     model.train(max_steps=1)
     rows = np.flatnonzero(adata.obs["isd_split"] == "train")
-    expected = principal_loadings(model.get_from_registry(adata, "X"), rows, 5)
+    labels = adata.obs["leiden"].cat.codes.to_numpy()[rows]
+    expected = principal_loadings(model.get_from_registry(adata, "X"), rows, 5, labels=labels)
     np.testing.assert_allclose(seen["decoder.mean.loadings"].numpy(), expected, rtol=1e-4, atol=1e-5)
     assert seen["decoder.heads.dispersion.loadings"].shape == (2, adata.n_vars)
 

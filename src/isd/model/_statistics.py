@@ -58,6 +58,7 @@ def principal_loadings(
     seed: int = 0,
     *,
     groups: sparse.csr_matrix | None = None,
+    labels: np.ndarray | None = None,
     few: int = 1500,
 ) -> np.ndarray:
     """Principal axes of log-normalised counts, each as long as the standard deviation of its scores.
@@ -65,8 +66,9 @@ def principal_loadings(
     With few cells, only axes that stand out of noise: those with more variance than the first axis of the same values in
     other cells, where each feature's values are permuted over the cells, which keeps how they vary and loses how they vary
     together (parallel analysis). The axes after these are noise of the training cells. A decoder that starts from them says
-    that held-out cells vary along them as well, which they do not. With more cells, where there is less noise, training is
-    quicker from all of them (``docs/notes/realism.md``).
+    that held-out cells vary along them as well, which they do not. To these come axes between labels' means, if they have
+    more variance than the first one between the means of permuted labels: a label that one feature alone marks does not
+    stand out of permuted values. With more cells, where there is less noise, training is quicker from all of them (``docs/notes/realism.md``).
 
     Parameters
     ----------
@@ -80,6 +82,8 @@ def principal_loadings(
         Seed of the draw, the permutation and the decomposition.
     groups
         Matrix of shape ``(n_vars, n_groups)`` that adds features up, such as isoforms to genes.
+    labels
+        Code of each of ``rows``, shape ``(len(rows),)``.
     few
         Rows below which axes of noise are left out.
 
@@ -94,6 +98,8 @@ def principal_loadings(
     from sklearn.decomposition import PCA
 
     rng = np.random.default_rng(seed)
+    if labels is not None:
+        labels = labels[np.argsort(rows)]
     rows = np.sort(rng.choice(rows, _MAX_ROWS, replace=False) if len(rows) > _MAX_ROWS else rows)
     chosen = sparse.csr_matrix(counts[rows], dtype=np.float32)
     matrix = log_normalized(chosen if groups is None else sparse.csr_matrix(chosen @ groups))
@@ -105,7 +111,33 @@ def principal_loadings(
     if len(rows) < few:
         noise = PCA(1, svd_solver="arpack", random_state=seed).fit(_permuted(matrix, rng)).explained_variance_[0]
     kept = pca.explained_variance_ > noise
-    return pca.components_[kept] * np.sqrt(pca.explained_variance_[kept])[:, None]
+    loadings = pca.components_[kept] * np.sqrt(pca.explained_variance_[kept])[:, None]
+    if labels is None or len(rows) >= few:
+        return loadings
+    between = _between_labels(matrix, labels, pca.components_[kept], rng)
+    return np.concatenate([loadings, between])[:n_components]
+
+
+def _between_labels(
+    matrix: sparse.csr_matrix, labels: np.ndarray, known: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Axes of the labels' means, outside of known ones, that stand out of those of permuted labels."""
+    present, codes, n = np.unique(labels, return_inverse=True, return_counts=True)
+    middle = np.asarray(matrix.mean(axis=0)).ravel()
+
+    def axes(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        members = sparse.csr_matrix((np.ones(len(codes)), (codes, np.arange(len(codes)))), shape=(len(n), len(codes)))
+        # each mean counts as often as it has cells, so that squares of singular values are variances between cells
+        means = ((members @ matrix).toarray() / n[:, None] - middle) * np.sqrt(n / len(codes))[:, None]
+        means -= (means @ known.T) @ known
+        _, values, found = np.linalg.svd(means, full_matrices=False)
+        return values, found
+
+    if len(present) < 2:
+        return np.zeros((0, matrix.shape[1]))
+    values, found = axes(codes)
+    stands_out = values > axes(rng.permutation(codes))[0][0]
+    return found[stands_out] * values[stands_out, None]
 
 
 def _permuted(matrix: sparse.csr_matrix, rng: np.random.Generator) -> sparse.csr_matrix:

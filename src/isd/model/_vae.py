@@ -323,7 +323,8 @@ class VAE(GeneEncoderMixin, GeneExpression, VAEMixin):
             )
             if rank := self.module.output_rank:
                 genes = self._gene_sums() if self.module_params["gene_decoder"] else None
-                self.module.set_loadings(principal_loadings(counts, train_idx, rank, groups=genes))
+                labels = self._codes()[train_idx, 0]
+                self.module.set_loadings(principal_loadings(counts, train_idx, rank, groups=genes, labels=labels))
             if isinstance(self.module, GeneVAEModule) and self.gene_of is not None:
                 shrinkage, rank = self.module_params["usage_shrinkage"], self.module.usage_rank
                 self.module.set_usage_loadings(
