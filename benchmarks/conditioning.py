@@ -14,6 +14,7 @@ combination one batch of one label is kept from training (simulated data with tw
 from __future__ import annotations
 
 import argparse
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -155,8 +156,6 @@ def combination(adata: ad.AnnData, labels_key: str, seed: int, trees: int) -> It
         else:
             held[batch] = adata.layers["counts"][(both & (adata.obs["isd_split"] == "test")).to_numpy()]
     model = train(adata[~never].copy(), labels_key, seed, batch_key="batch")
-    import warnings
-
     for batch, real in held.items():
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*extrapolat")

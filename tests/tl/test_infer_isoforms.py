@@ -263,3 +263,25 @@ def test_features_without_a_gene_map_are_refused(genes, data):
     vae = VAE(adata, n_latent=2, n_hidden=8)
     with pytest.raises(ValueError, match="no isoforms to tell apart"):
         vae.fit_gene_encoder()
+
+
+def test_labels_count_where_the_gene_encoder_has_terms_for_them(data, genes):
+    VAE.setup_anndata(data)
+    vae = VAE(data, n_latent=4, n_hidden=16)
+    vae.train(max_steps=2)
+    vae.fit_gene_encoder(max_steps=60)
+    labels = genes.obs["leiden"].astype(object).to_numpy()
+    plain = isd.tl.infer_isoforms(vae, genes, output="usage")
+    with pytest.warns(UserWarning, match="labels are not used"):
+        ignored = isd.tl.infer_isoforms(vae, genes, labels="leiden", output="usage")
+    np.testing.assert_array_equal(ignored.X.toarray(), plain.X.toarray())
+    with pytest.raises(KeyError, match="not in gene_adata"):
+        isd.tl.infer_isoforms(vae, genes, labels="nothing")
+    vae.fit_gene_encoder(max_steps=60, with_labels=True)
+    assert vae.gene_encoder.settings.with_labels
+    known = isd.tl.infer_isoforms(vae, genes, labels=labels, output="usage").X.toarray()
+    other = isd.tl.infer_isoforms(vae, genes, labels=np.roll(labels, 1), output="usage").X.toarray()
+    none = isd.tl.infer_isoforms(vae, genes, output="usage").X.toarray()
+    changed = labels != np.roll(labels, 1)
+    assert np.abs(known - other)[changed].max() > 1e-4 and np.abs(known - none).max() > 1e-4
+    np.testing.assert_array_equal(known[~changed], other[~changed])

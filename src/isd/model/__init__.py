@@ -2,6 +2,7 @@
 
 from isd.model._classifier import Classifier
 from isd.model._latent_diffusion import LatentDiffusion
+from isd.model._usage import UsageSettings
 from isd.model._vae import VAE
 
-__all__ = ["VAE", "Classifier", "LatentDiffusion"]
+__all__ = ["VAE", "Classifier", "LatentDiffusion", "UsageSettings"]

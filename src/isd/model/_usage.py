@@ -29,7 +29,7 @@ PSEUDOCOUNT = 0.5
 
 @dataclass(frozen=True)
 class UsageSettings:
-    """How usage is predicted and fitted.
+    """How a VAE's gene encoder predicts usage, and how it is fitted (:meth:`VAE.fit_gene_encoder`).
 
     Parameters
     ----------
@@ -51,6 +51,12 @@ class UsageSettings:
         Steps between looks at validation cells.
     penalty, label_penalty
         Precision of the priors on the isoforms' and labels' terms.
+
+    Examples
+    --------
+    >>> import isd
+    >>> isd.model.UsageSettings(rank=16, with_labels=True).penalty
+    100.0
     """
 
     n_components: int = 30

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -72,8 +73,8 @@ def infer_isoforms(
         Number of draws of each cell. Several come one below the other, all cells of the first draw before those of the second,
         with the number of the draw in ``obs["isd_draw"]``.
     labels
-        Column of ``gene_adata.obs`` or one label a cell, where the gene encoder has terms for labels; cells without a label
-        are fine. ``None`` uses none.
+        Column of ``gene_adata.obs`` or one label a cell, where the gene encoder has terms for labels
+        (``vae.fit_gene_encoder(with_labels=True)``); cells without a label are fine. ``None`` uses none.
     output
         ``"samples"``: counts, drawn. ``"mean"``: expected counts, in ``X`` and ``layers["mean"]``. ``"usage"``: expected
         share of each isoform in its gene, in ``X``, for the genes that a cell expresses.
@@ -107,13 +108,14 @@ def infer_isoforms(
     KeyError
         If the model's features have no gene map; if ``layer`` or the column of labels is absent.
     ValueError
-        If the model is not trained; if ``method="diffusion"`` and no data are attached; if the data are isoforms, or share no gene with the model; if draws are asked for and
-        counts are fractional; for an unknown ``output``.
+        If the model is not trained; if ``method="diffusion"`` and no data are attached; if the data are isoforms, or share
+        no gene with the model; if draws are asked for and counts are fractional; for an unknown ``output``.
 
     Warns
     -----
     UserWarning
-        With the numbers of genes that the data lack, of ambiguous symbols, and of columns that repeat a gene.
+        With the numbers of genes that the data lack, of ambiguous symbols, and of columns that repeat a gene; if labels are
+        given that the gene encoder has no terms for.
 
     Examples
     --------
@@ -295,7 +297,7 @@ def _pieces(counts: sparse.csr_matrix, n_isoforms: np.ndarray) -> Iterator[slice
 
 def _codes(encoder: GeneEncoder, adata: AnnData, labels: str | Sequence[Any] | None) -> np.ndarray | None:
     """Codes of the labels that were given; cells without one, or with one that is not the model's, have none."""
-    if labels is None or not encoder.uses_labels:
+    if labels is None:
         return None
     if isinstance(labels, str):
         if labels not in adata.obs:
@@ -307,6 +309,14 @@ def _codes(encoder: GeneEncoder, adata: AnnData, labels: str | Sequence[Any] | N
         values = list(labels)
         if len(values) != adata.n_obs:
             raise ValueError(f"{len(values)} labels were given for {adata.n_obs} cells.")
+    if not encoder.uses_labels:
+        warnings.warn(
+            "labels are not used: the model's gene encoder has no terms for labels. "
+            "vae.fit_gene_encoder(with_labels=True) fits one that has.",
+            UserWarning,
+            stacklevel=3,
+        )
+        return None
     codes = pd.Index(encoder.labels, dtype=object).get_indexer(pd.Index(values, dtype=object))
     return np.where(codes < 0, len(encoder.labels), codes).astype(np.int64)
 
