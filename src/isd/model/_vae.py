@@ -17,6 +17,7 @@ from scvi.model.base import VAEMixin
 
 from isd._counts import row_sums
 from isd._progress import track
+from isd.model._covariate_shifts import covariate_shifts
 from isd.model._gene_encoder import GeneEncoderMixin
 from isd.model._gene_expression import (
     GeneExpression,
@@ -64,6 +65,9 @@ class VAE(GeneEncoderMixin, GeneExpression, VAEMixin):
     label_weight
         Weight of the log-likelihood of a cell's label given its latent; 0 for an autoencoder that does not see
         labels. ``None``: 5.
+    covariate_shift
+        Whether batches and categorical covariates shift each feature's logit by a number of its own, whatever the
+        latent, besides entering encoder and decoder. ``None``: yes, where there are any.
     gene_decoder
         Whether the decoder gives genes a share of the counts and isoforms a share of their gene
         (:class:`isd.module.GeneVAEModule`); needs ``gene_key`` in :meth:`setup_anndata`. ``None``: where there is one and
@@ -114,6 +118,7 @@ class VAE(GeneEncoderMixin, GeneExpression, VAEMixin):
         shrinkage: float | None = None,
         dispersion_shrinkage: float | None = None,
         label_weight: float | None = None,
+        covariate_shift: bool | None = None,
         gene_decoder: bool | None = None,
         preset: Preset = "default",
         seed: int | None = None,
@@ -135,6 +140,7 @@ class VAE(GeneEncoderMixin, GeneExpression, VAEMixin):
             "shrinkage": shrinkage,
             "dispersion_shrinkage": dispersion_shrinkage,
             "label_weight": label_weight,
+            "covariate_shift": covariate_shift,
             **module_kwargs,
         }
         rule = PUBLISHED["vae"] if preset == "published" else default_vae(*self._size())
@@ -321,10 +327,18 @@ class VAE(GeneEncoderMixin, GeneExpression, VAEMixin):
             self.module.set_training_statistics(
                 self._log_library()[train_idx], feature_share(counts, train_idx), row_sums(counts)[train_idx].sum()
             )
+            genes = self._gene_sums() if self.module_params["gene_decoder"] else None
+            codes = self._codes()[train_idx]
+            shifted = self.module.decoder.shift is not None
+            if shifted:
+                self.module.set_shifts(
+                    covariate_shifts(counts, train_idx, codes[:, 0], codes[:, 1:], self.n_categories[1:], groups=genes)
+                )
             if rank := self.module.output_rank:
-                genes = self._gene_sums() if self.module_params["gene_decoder"] else None
-                labels = self._codes()[train_idx, 0]
-                self.module.set_loadings(principal_loadings(counts, train_idx, rank, groups=genes, labels=labels))
+                among = codes[:, 1:] if shifted else None
+                self.module.set_loadings(
+                    principal_loadings(counts, train_idx, rank, groups=genes, labels=codes[:, 0], among=among)
+                )
             if isinstance(self.module, GeneVAEModule) and self.gene_of is not None:
                 shrinkage, rank = self.module_params["usage_shrinkage"], self.module.usage_rank
                 self.module.set_usage_loadings(

@@ -26,7 +26,7 @@ from isd.model._latent_diffusion import LatentDiffusion
 from isd.pp import to_mudata
 from isd.settings import settings
 from isd.tl._accept import accepted_cells
-from isd.tl._conditions import asked_codes, extrapolated
+from isd.tl._conditions import asked_codes, extrapolated, heard_codes
 from isd.tl._guides import GuideSpec, as_pairs, resolve_guides, resolve_scales
 from isd.tl._labels import Labels, check_conditions, label_codes
 from isd.tl._plan import LATENTS, Draw, Latents, Plan, density_draw
@@ -231,7 +231,7 @@ def generate(
         ) -> tuple[np.ndarray, np.ndarray | None]:
             x = sample_diffusion(
                 model,
-                codes,
+                heard_codes(model, codes),
                 guidance_scale=scales[rows] if isinstance(scales, np.ndarray) else scales,
                 guides=[GuideSpec(g.classifier, g.codes[rows], g.scale, g.start_step) for g in guides],
                 solver=solver,
