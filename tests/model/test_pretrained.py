@@ -52,7 +52,7 @@ def test_features_in_another_order_give_the_references_latents_and_means(
     mine = other_cells(adata, order, gene_key)
     mine.var_names = [name.split(".")[0] + ".77" for name in mine.var_names]  # another release's versions
     VAE.setup_anndata(mine, gene_key=gene_key)
-    vae = VAE.from_pretrained(reference, mine, calibrate_means=False)
+    vae = VAE.from_pretrained(reference, mine, calibrate=False)
     theirs = adata[200:].copy()
     np.testing.assert_allclose(
         vae.get_latent_representation(), reference.get_latent_representation(theirs), rtol=1e-4, atol=1e-4
@@ -159,7 +159,7 @@ def test_batches_that_the_model_does_not_tell_apart_go_into_the_bias(adata):
     adata.obs["batch"] = np.where(np.arange(adata.n_obs) % 4 == 0, "a", "b")
     known = make_reference(adata[:200].copy(), batch_key="batch", steps=20)
     mine = other_cells(adata, np.arange(adata.n_vars))
-    vae = VAE.from_pretrained(known, mine, calibrate_means=False)
+    vae = VAE.from_pretrained(known, mine, calibrate=False)
     first, theirs = vae.module.encoder.body[0][0], known.module.encoder.body[0][0]
     share = np.bincount(known.template_codes_[:, 1]) / len(known.template_codes_)
     library, batches = theirs.covariates[:1], theirs.covariates[1:]
@@ -168,7 +168,7 @@ def test_batches_that_the_model_does_not_tell_apart_go_into_the_bias(adata):
     # and one of the two, with a new one: matched by name, the mean over both
     mine.obs["batch"] = np.where(np.arange(mine.n_obs) % 2 == 0, "b", "c")
     VAE.setup_anndata(mine, batch_key="batch")
-    vae = VAE.from_pretrained(known, mine, calibrate_means=False)
+    vae = VAE.from_pretrained(known, mine, calibrate=False)
     mixed = torch.as_tensor(share, dtype=torch.float32) @ batches
     torch.testing.assert_close(vae.module.encoder.body[0][0].covariates, torch.stack([library[0], batches[1], mixed]))
     torch.testing.assert_close(vae.module.encoder.body[0][0].bias, theirs.bias)

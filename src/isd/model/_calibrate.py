@@ -7,14 +7,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from scipy import sparse
+from scipy.optimize import minimize_scalar
 from scipy.special import gammaln
 from scvi import REGISTRY_KEYS
+from scvi.module._constants import MODULE_KEYS
 
 if TYPE_CHECKING:
     from isd.model._vae import VAE
 
 #: Cells that expectations are averaged over, at most; cells decoded at once.
 _MAX_CELLS, _CHUNK = 2000, 128
+#: Cells that one number is fitted to, at most, and how far it may move.
+_MAX_NOISE_CELLS, _MAX_SHIFT = 256, 8.0
 #: Precisions of the prior that are tried: from a reference that says nothing to one that is believed.
 _PRECISIONS = np.geomspace(0.02, 2000.0, 36)
 #: Counts that a feature which the reference does not know is given by it.
@@ -78,7 +82,67 @@ def expected_sums(model: VAE, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return observed, expected
 
 
-def calibrate(model: VAE, rows: np.ndarray, known: np.ndarray, n_rounds: int = 2) -> float:
+@torch.no_grad()
+def calibrate_dispersion(model: VAE, rows: np.ndarray) -> float:
+    """Shift all log dispersions by one number, the most likely one for the training cells; concentrations of usage likewise.
+
+    Bulk averages over cells what makes single cells differ, and a deeper assay has less noise: which feature is noisier than
+    another carries over, how noisy all of them are does not. Training alone moves a log dispersion by 1e-2 a step at most.
+
+    Parameters
+    ----------
+    model
+        Model on its own data.
+    rows
+        Training rows.
+
+    Returns
+    -------
+    What was added to the log dispersion.
+    """
+    module: Any = model.module
+    if not hasattr(module, "log_theta"):
+        return 0.0
+    cells = _encoded(model, _some(rows, _MAX_NOISE_CELLS))
+    shifted = [module.log_theta]
+    if model.module_params["gene_decoder"] and module.usage_likelihood != "nb":
+        shifted.append(module.decoder.log_concentration)
+    shifts = []
+    for parameter in shifted:
+        start = parameter.detach().clone()
+
+        def loss(shift: float, parameter: torch.Tensor = parameter, start: torch.Tensor = start) -> float:
+            parameter.data = start + shift
+            return sum(float(module._reconstruction(*cell)[1].double().sum()) for cell in made())
+
+        def made() -> Any:
+            for tensors, q in cells:
+                x = tensors[REGISTRY_KEYS.X_KEY]
+                yield x, q, module.generative(**module._get_generative_input(tensors, q))
+
+        shifts.append(float(minimize_scalar(loss, bounds=(-_MAX_SHIFT, _MAX_SHIFT), options={"xatol": 0.1}).x))
+        parameter.data = start + shifts[-1]
+    if len(shifts) > 1:
+        module.decoder.mean_log_concentration.data += shifts[1]
+    return shifts[0]
+
+
+def _encoded(model: VAE, rows: np.ndarray) -> list[tuple[dict[str, torch.Tensor], dict[str, Any]]]:
+    """Chunks of cells, with the means of their latents in place of draws."""
+    module: Any = model.module
+    found = []
+    for tensors in model._make_data_loader(adata=model.adata, indices=rows, batch_size=_CHUNK):
+        moved = {k: v.to(module.device) for k, v in tensors.items()}
+        q = module.inference(**module._get_inference_input(moved))
+        found.append((moved, q | {MODULE_KEYS.Z_KEY: q[MODULE_KEYS.QZM_KEY]}))
+    return found
+
+
+def _some(rows: np.ndarray, n: int) -> np.ndarray:
+    return np.sort(np.random.default_rng(0).choice(rows, n, replace=False) if len(rows) > n else rows)
+
+
+def calibrate_means(model: VAE, rows: np.ndarray, known: np.ndarray, n_rounds: int = 2) -> float:
     """Move the output layer's bias so that means over cells agree with the counts, as far as these tell.
 
     The factor between counts and expectation has a gamma prior for each feature (for each gene, where the decoder has genes,
@@ -100,8 +164,7 @@ def calibrate(model: VAE, rows: np.ndarray, known: np.ndarray, n_rounds: int = 2
     -------
     The precision of the last round, in counts.
     """
-    rng = np.random.default_rng(0)
-    rows = np.sort(rng.choice(rows, _MAX_CELLS, replace=False)) if len(rows) > _MAX_CELLS else rows
+    rows = _some(rows, _MAX_CELLS)
     module: Any = model.module
     precision = np.inf
     genes = module.gene_of.cpu().numpy() if model.module_params["gene_decoder"] else None

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from scvi import REGISTRY_KEYS
 
-from isd.model._calibrate import calibrate
+from isd.model._calibrate import calibrate_dispersion, calibrate_means
 from isd.model._fields import GENES_KEY, GenesField
 from isd.model._files import MODEL_FILE
 from isd.model._mudata import isoforms_of
@@ -36,7 +36,7 @@ _FIRST = ("encoder.body.0.0.",)
 #: What has a row or a column for each feature or gene.
 _LAST = (
     "decoder.mean.loadings", "decoder.mean.weight", "decoder.mean.bias", "decoder.heads.", "decoder.usage.loadings",
-    "decoder.usage.bias", "decoder.log_concentration", "decoder.concentration.", "log_theta",
+    "decoder.usage.bias", "decoder.log_pooled", "decoder.log_concentration", "decoder.concentration.", "log_theta",
 )  # fmt: skip
 
 
@@ -124,7 +124,7 @@ class PretrainedMixin:
         *,
         freeze: Sequence[Part] | Part = (),
         own_axes: int = 12,
-        calibrate_means: bool = True,
+        calibrate: bool = True,
         match_labels: bool = True,
         seed: int | None = None,
     ) -> Self:
@@ -139,7 +139,8 @@ class PretrainedMixin:
         Then the output layer is fitted to the training cells: each feature's mean is moved towards theirs as far as its counts
         tell, by a gamma prior around what the copied model expects whose precision is estimated from all features
         (``pretrained_["precision"]``, in counts: large where the reference is right about these cells, below 1 where it says
-        nothing). The principal axes of the training cells that the reference lacks are added to its own.
+        nothing). All dispersions are moved by one number, the most likely one: bulk averages over cells what makes single
+        cells differ. The principal axes of the training cells that the reference lacks are added to its own.
 
         The model can be used at once; :meth:`train` fine-tunes it.
 
@@ -154,9 +155,10 @@ class PretrainedMixin:
             for each feature), ``"last_layer"`` (of the decoder: what has a row for each feature), ``"trunk"`` (all else of
             both). None by default.
         own_axes
-            Principal axes of the training cells to add to the output layer at most; none where it is frozen or full.
-        calibrate_means
-            Whether to fit the means to the training cells before training.
+            Principal axes of the training cells to add to the output layer at most; none where the decoder or part of it is
+            frozen, or the layer is full.
+        calibrate
+            Whether to fit means and dispersions to the training cells before training.
         match_labels
             Whether labels of the same name mean the same in both. Say no for numbers of clusters that were found apart.
         seed
@@ -202,30 +204,7 @@ class PretrainedMixin:
         {'copied': 50, 'dropped': 10, 'from gene': 0, 'new': 0}
         >>> vae.train(max_steps=5, progress=False)
         """
-        if own_axes < 0:
-            raise ValueError(f"own_axes is {own_axes}; expected a number of axes, 0 for none.")
-        model: Any = _new_model(cls, reference, adata, check_parts(freeze), own_axes, seed)
-        known: Any = model._reference
-        del model._reference
-        features = feature_map(model, known)
-        _check_shared(model, known, features)
-        model.module.load_state_dict(transferred_state(model, known, features, labels=match_labels))
-        rows = model._split()[0]
-        model._set_templates(rows)
-        model._keep_depth(rows)
-        if model.module.output_rank > known.module.output_rank:
-            model._add_own_axes(known.module.output_rank, rows)
-        precision = None
-        if calibrate_means and model.module.likelihood != "normal":
-            genes = model.module_params["gene_decoder"]
-            outputs = match_rows(model.gene_names, known.gene_names).copied if genes else features.copied
-            precision = calibrate(model, rows, outputs)
-        model.transfer_report_ = report(model, known, features)
-        model.pretrained_ = {"reference": known.fingerprint, "precision": precision}
-        model._remember_rows(*model._split())
-        model.train_obs_hash_ = np.union1d(model.train_obs_hash_, np.asarray(known.train_obs_hash))
-        model._apply_frozen()
-        return model
+        return _pretrained(cls, reference, adata, freeze, own_axes, calibrate, match_labels, seed)
 
     @property
     def transfer_report(self) -> pd.DataFrame | None:
@@ -271,6 +250,52 @@ class PretrainedMixin:
         self._apply_frozen()
 
 
+def shuffled_pretrained(cls: Any, reference: Any, adata: AnnData, *, order_seed: int, **options: Any) -> Any:
+    """:meth:`PretrainedMixin.from_pretrained` with the reference's features in a random order: what knowing nothing gives."""
+    settings = {"freeze": (), "own_axes": 12, "calibrate": True, "match_labels": True, "seed": None, **options}
+    return _pretrained(cls, reference, adata, **settings, order_seed=order_seed)
+
+
+def _pretrained(
+    cls: Any,
+    reference: Any,
+    adata: AnnData,
+    freeze: Sequence[str] | str,
+    own_axes: int,
+    calibrate: bool,
+    match_labels: bool,
+    seed: int | None,
+    order_seed: int | None = None,
+) -> Any:
+    if own_axes < 0:
+        raise ValueError(f"own_axes is {own_axes}; expected a number of axes, 0 for none.")
+    parts = check_parts(freeze)
+    model: Any = _new_model(cls, reference, adata, parts, own_axes, seed)
+    known: Any = model._reference
+    del model._reference
+    features = feature_map(model, known)
+    _check_shared(model, known, features)
+    state = transferred_state(model, known, features, labels=match_labels, order_seed=order_seed)
+    model.module.load_state_dict(state)
+    rows = model._split()[0]
+    model._set_templates(rows)
+    model._keep_depth(rows)
+    if model.module.output_rank > known.module.output_rank:
+        model._add_own_axes(known.module.output_rank, rows)
+    precision, shift = None, 0.0
+    if calibrate and model.module.likelihood != "normal":
+        genes = model.module_params["gene_decoder"]
+        outputs = match_rows(model.gene_names, known.gene_names).copied if genes else features.copied
+        precision = calibrate_means(model, rows, outputs)
+        shift = calibrate_dispersion(model, rows)
+    model.transfer_report_ = report(model, known, features)
+    model.pretrained_ = {"reference": known.fingerprint, "precision": precision, "dispersion_shift": shift}
+    model._remember_rows(*model._split())
+    model.train_obs_hash_ = np.union1d(model.train_obs_hash_, np.asarray(known.train_obs_hash))
+    model._apply_frozen()
+    return model
+
+
 def _new_model(
     cls: Any, reference: Any, adata: AnnData, frozen: list[str], own_axes: int, seed: int | None
 ) -> PretrainedMixin:
@@ -293,7 +318,7 @@ def _new_model(
             )
         n_outputs = len(registry["field_registries"][GENES_KEY]["state_registry"][GenesField.NAMES])
     rank = reference.module.output_rank
-    if rank and not {"decoder", "last_layer"} & set(frozen):
+    if rank and not {"decoder", "last_layer", "trunk"} & set(frozen):
         # a layer of as many axes as it has inputs or outputs would be a full one
         options["output_rank"] = max(rank, min(rank + own_axes, min(options["n_hidden"], n_outputs) - 1))
     model = cls(adata, **options)
@@ -322,5 +347,5 @@ def _check_shared(model: Any, reference: Any, features: RowMap) -> None:
             f"the reference knows {shared} of the {n} features of adata; the others start from their gene or from the mean. "
             "isd.tl.transfer_gain says whether that helps.",
             UserWarning,
-            stacklevel=3,
+            stacklevel=4,
         )

@@ -15,6 +15,7 @@ from isd._constants import GENE_ID
 from isd.pp._ids import strip_version
 
 if TYPE_CHECKING:
+    from isd.model._latent_diffusion import LatentDiffusion
     from isd.model._vae import VAE
 
 COPIED, FROM_GENE, NEW, DROPPED = SOURCES = ("copied", "from gene", "new", "dropped")
@@ -39,6 +40,10 @@ class RowMap:
     def copied(self) -> np.ndarray:
         """Rows that are in both, booleans of shape ``(n_new,)``."""
         return self.source == COPIED
+
+    def shuffled(self, rng: np.random.Generator) -> RowMap:
+        """The same with the reference's rows in a random order."""
+        return RowMap(sparse.csr_matrix(self.mixing[:, rng.permutation(self.mixing.shape[1])]), self.source)
 
     def __call__(self, tensor: torch.Tensor, dim: int = 0) -> torch.Tensor:
         """Rows of the new axis along ``dim`` of a tensor of the reference."""
@@ -212,6 +217,12 @@ def covariate_map(model: VAE, reference: VAE) -> tuple[RowMap, np.ndarray]:
     return RowMap(made, np.where(np.diff(made.indptr) > 0, COPIED, NEW).astype(object)), constant
 
 
+def covariate_names(model: VAE | LatentDiffusion) -> list[tuple[str, list[str]]]:
+    """Key and classes of labels, batches and categorical covariates, in the order of a model's codes."""
+    own = [(f"class:{key}", [str(v) for v in names]) for key, names in model.covariate_categories.items()]
+    return [("labels", [str(v) for v in model.labels]), ("batches", [str(v) for v in model.batches]), *own]
+
+
 def _covariate_blocks(model: VAE) -> dict[tuple[str, str], list[str]]:
     """Names of the columns of each covariate, in the order in which networks see them."""
     blocks = {("library", ""): [""]} if model.module.use_library else {}
@@ -231,7 +242,9 @@ def _class_shares(model: VAE, key: tuple[str, str]) -> np.ndarray:
     return np.bincount(model.template_codes_[:, column], minlength=n)[:n] / len(model.template_codes_)
 
 
-def transferred_state(model: VAE, reference: VAE, features: RowMap, *, labels: bool) -> dict[str, torch.Tensor]:
+def transferred_state(
+    model: VAE, reference: VAE, features: RowMap, *, labels: bool, order_seed: int | None = None
+) -> dict[str, torch.Tensor]:
     """Weights and buffers of the new model, made of the reference's along the axes that the two share by name.
 
     Parameters
@@ -242,6 +255,8 @@ def transferred_state(model: VAE, reference: VAE, features: RowMap, *, labels: b
         As :func:`feature_map` gives it.
     labels
         Whether classes of the same name mean the same.
+    order_seed
+        Where given, the reference's features (and genes) come in an order drawn with it.
 
     Raises
     ------
@@ -256,13 +271,16 @@ def transferred_state(model: VAE, reference: VAE, features: RowMap, *, labels: b
         sparse.csr_matrix(sparse.block_diag([latents.mixing, covariates.mixing])),
         np.concatenate([latents.source, covariates.source]),
     )
-    axes = {"features": features, "outputs": features, "dispersions": features, "covariates": covariates}
-    axes |= {"decoder_inputs": inputs}
+    axes = {"features": features, "outputs": features, "dispersions": features}
+    if model.module_params["gene_decoder"]:
+        axes |= _gene_axes(model, reference)
+    if order_seed is not None:
+        # every tensor of an axis in the same order
+        axes = {name: axis.shuffled(np.random.default_rng(order_seed)) for name, axis in axes.items()}
     names = [str(v) for v in model.labels] if labels else [""] * len(model.labels)
     known = [str(v) for v in reference.labels]
     axes["labels"] = match_classes(names, known, np.full(len(known), 1 / len(known)))
-    if model.module_params["gene_decoder"]:
-        axes |= _gene_axes(model, reference)
+    axes |= {"covariates": covariates, "decoder_inputs": inputs}
     state: dict[str, torch.Tensor] = {}
     for name, own in ours.items():
         if name == "gene_of":
