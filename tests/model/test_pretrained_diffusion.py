@@ -75,7 +75,7 @@ def test_labels_start_from_those_of_the_same_name_and_new_ones_from_not_given(re
 def test_it_refuses_with_the_reason(reference, mine, adata):
     apart = VAE(mine, **SMALL)
     apart.train(max_steps=3)
-    with pytest.raises(ValueError, match='trained apart.*freeze="trunk"'):
+    with pytest.raises(ValueError, match=r'trained apart.*freeze="trunk"'):
         LatentDiffusion.from_pretrained(reference, mine, vae=apart)
     loose = VAE.from_pretrained(reference, mine)
     assert why_other_latents(loose, reference.vae) is None

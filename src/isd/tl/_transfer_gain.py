@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ ARMS = ("scratch", "shuffled", "pretrained")
 #: Share of the gain that a reference without knowledge may have, of one that is the reference's own.
 _SHARE = 0.25
 _LEAST = 10
+#: Learning rates of the dispersion that the arm from nothing is tried with.
+DISPERSION_RATES = (1e-2, 5e-2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,8 +67,8 @@ def transfer_gain(
 
     Three models are trained on the training cells: one from nothing, one from the reference, and one from the reference with
     its features in a random order, which has all that comes with it (an architecture, a short training) but what it knows.
-    Each is trained for several lengths, and the best one on a fifth of the training cells, kept apart, counts. They are
-    compared by the likelihood of the validation cells (importance-weighted, given their library size), cell by cell.
+    Each is trained for several lengths (the one from nothing at two rates of the dispersion as well), and what is best on a
+    fifth of the training cells, kept apart, counts. They are compared by the likelihood of the validation cells (importance-weighted, given their library size), cell by cell.
 
     Test cells are never read.
 
@@ -124,7 +127,9 @@ def transfer_gain(
         raise ValueError("adata is not registered yet; call isd.model.VAE.setup_anndata(adata, ...) first.")
     known = resolve_reference(reference, VAE)
     if known.module.likelihood == "normal":
-        raise ValueError("the reference gives no likelihood of counts (likelihood='normal'); there is nothing to compare.")
+        raise ValueError(
+            "the reference gives no likelihood of counts (likelihood='normal'); there is nothing to compare."
+        )
     seed = settings.seed if seed is None else int(seed)
     own = {k: v for k, v in manager.registry["setup_args"].items() if k not in ("source_registry",)}
     labels_key = own.get("labels_key")
@@ -136,6 +141,7 @@ def transfer_gain(
                 f"there are {len(rows)} {name} cells; at least {_LEAST} are needed. Run "
                 "isd.pp.split(adata, validation_size=0.25), which gives a share of the cells to it."
             )
+    given = dict(train_kwargs or {})
     options = {"seed": seed, **(from_pretrained_kwargs or {})}
     likelihoods: dict[str, list[np.ndarray]] = {arm: [] for arm in ARMS}
     lengths_used: dict[str, list[int]] = {arm: [] for arm in ARMS}
@@ -144,11 +150,14 @@ def transfer_gain(
         cells = _with_inner_split(adata, train, held_out, codes, seed + k)
         VAE.setup_anndata(cells, **own)
         best: tuple[float, int, np.ndarray] | None = None
-        for share in lengths:
+        # a pretrained model's dispersions are fitted to the cells at its start; from nothing, the usual rate is slow for that
+        rates = DISPERSION_RATES if arm == "scratch" and "dispersion_lr" not in given else (None,)
+        for share, rate in product(lengths, rates):
             model = _start(arm, known, cells, seed + k, options)
             n_steps = max(1, round(share * model._train_rule()["max_steps"]))
             settled = {"max_steps": n_steps, "seed": seed + k, "gene_encoder": False, "progress": False}
-            model.train(**settled, early_stopping=False, **(train_kwargs or {}))
+            settled |= {} if rate is None else {"dispersion_lr": rate}
+            model.train(**{"early_stopping": False, **settled, **given})
             inner = float(_log_likelihood(model, cells, SPLIT_VALIDATION, n_mc_samples, seed).mean())
             if best is None or inner > best[0]:
                 best = (inner, n_steps, _log_likelihood(model, cells, SPLIT_TEST, n_mc_samples, seed))
@@ -162,9 +171,7 @@ def _codes(column: pd.Series) -> np.ndarray:
     return np.asarray(column.astype("category").cat.codes, dtype=int).clip(0)
 
 
-def _with_inner_split(
-    adata: AnnData, train: np.ndarray, held_out: np.ndarray, codes: np.ndarray, seed: int
-) -> AnnData:
+def _with_inner_split(adata: AnnData, train: np.ndarray, held_out: np.ndarray, codes: np.ndarray, seed: int) -> AnnData:
     """Training and held-out cells; a fifth of the former chooses between lengths, the latter are test cells here."""
     rows = np.sort(np.concatenate([train, held_out]))
     cells = adata[rows].to_memory() if adata.isbacked else adata[rows].copy()
@@ -195,9 +202,7 @@ def _log_likelihood(model: VAE, cells: AnnData, part: str, n_mc_samples: int, se
     return np.asarray(values, dtype=float).ravel()
 
 
-def _judge(
-    likelihoods: dict[str, list[np.ndarray]], steps: dict[str, list[int]], names: pd.Index
-) -> TransferGain:
+def _judge(likelihoods: dict[str, list[np.ndarray]], steps: dict[str, list[int]], names: pd.Index) -> TransferGain:
     """Paired differences with intervals, and what they mean."""
     base = np.array(likelihoods["scratch"])
     rows = {}
