@@ -249,7 +249,8 @@ class LatentDiffusion(PretrainedDiffusionMixin, IsdModel):
         Parameters
         ----------
         max_epochs, max_steps, max_minutes
-            Length of the denoiser's training, as in :meth:`VAE.train` (a quarter after :meth:`from_pretrained`). With ``max_minutes`` and a VAE still to train,
+            Length of the denoiser's training, as in :meth:`VAE.train` (half after :meth:`from_pretrained`, a
+            quarter below 200 cells). With ``max_minutes`` and a VAE still to train,
             the VAE takes up to 60% of the minutes unless ``vae_kwargs`` says otherwise.
         vae_kwargs
             Arguments of :meth:`VAE.train`.
@@ -360,7 +361,7 @@ class LatentDiffusion(PretrainedDiffusionMixin, IsdModel):
         rule = PUBLISHED["diffusion_train"] if self.preset == "published" else default_diffusion_train(n_train)
         if self.pretrained_ is None:
             return rule
-        return {key: value for key, value in pretrained_train(rule).items() if key in rule}
+        return {key: value for key, value in pretrained_train(rule, n_train).items() if key in rule}
 
     def _rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Rows of the attached data to train on: those of the split in ``obs``, else those that the VAE has seen."""

@@ -189,7 +189,7 @@ class VAE(PretrainedMixin, GeneEncoderMixin, GeneExpression, VAEMixin):
     def _train_rule(self) -> dict[str, Any]:
         """Settings of a training where it is told nothing else."""
         rule = PUBLISHED["vae_train"] if self.preset == "published" else default_vae_train(*self._size())
-        return rule if self.pretrained_ is None else pretrained_train(rule)
+        return rule if self.pretrained_ is None else pretrained_train(rule, self._size()[0])
 
     def _codes(self, adata: AnnData | None = None) -> np.ndarray:
         """Codes of label, batch and categorical covariates, shape ``(n_obs, n_attributes)``."""
@@ -249,7 +249,8 @@ class VAE(PretrainedMixin, GeneEncoderMixin, GeneExpression, VAEMixin):
             Length of the training; steps and minutes may be given together, the first that is reached ends it, and
             the learning rate anneals to whichever comes first. ``None`` follows the number of training cells:
             800 steps below 500 cells, 1,600 below 1,000, 2,000 below 5,000 (1,500 with fewer than 100 counts per
-            feature), then about 40 epochs. After :meth:`from_pretrained`, a quarter of that.
+            feature), then about 40 epochs. After :meth:`from_pretrained`, half of
+            that, a quarter below 200 cells.
         batch_size, lr, weight_decay, lr_schedule
             Of the optimiser (AdamW); ``None`` follows the preset. After :meth:`from_pretrained`, ``lr`` is 3e-4.
         kl_warmup
