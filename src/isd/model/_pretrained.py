@@ -35,7 +35,7 @@ FEW_SHARED = 0.2
 _FIRST = ("encoder.body.0.0.",)
 #: What has a row or a column for each feature or gene.
 _LAST = (
-    "decoder.mean.loadings", "decoder.mean.weight", "decoder.mean.bias", "decoder.heads.", "decoder.usage.loadings",
+    "decoder.mean.loadings", "decoder.mean.weight", "decoder.mean.bias", "decoder.shift", "decoder.heads.", "decoder.usage.loadings",
     "decoder.usage.bias", "decoder.log_pooled", "decoder.log_concentration", "decoder.concentration.", "log_theta",
 )  # fmt: skip
 
@@ -236,7 +236,10 @@ class PretrainedMixin:
         loadings = self.module.decoder.mean.loadings
         counts = self.get_from_registry(self.adata, REGISTRY_KEYS.X_KEY)
         genes = self._gene_sums() if self.module_params["gene_decoder"] else None
-        axes = principal_loadings(counts, rows, len(loadings) - rank, groups=genes, labels=self._codes()[rows, 0])
+        codes = self._codes()[rows]
+        among = None if self.module.decoder.shift is None else codes[:, 1:]
+        n_free = len(loadings) - rank
+        axes = principal_loadings(counts, rows, n_free, groups=genes, labels=codes[:, 0], among=among)
         known = np.linalg.qr(loadings[:rank].double().cpu().numpy().T)[0]
         left = axes - (axes @ known) @ known.T
         loadings[rank : rank + len(left)] = torch.as_tensor(left, dtype=loadings.dtype, device=loadings.device)
@@ -280,6 +283,9 @@ def _pretrained(
     rows = model._split()[0]
     model._set_templates(rows)
     model._keep_depth(rows)
+    if model.module.decoder.shift is not None and known.module.decoder.shift is None:
+        # the reference knows nothing of batches: what the cells at hand say of theirs
+        model._start_shifts(rows)
     if model.module.output_rank > known.module.output_rank:
         model._add_own_axes(known.module.output_rank, rows)
     precision, shift = None, 0.0

@@ -192,6 +192,14 @@ class VAE(PretrainedMixin, GeneEncoderMixin, GeneExpression, VAEMixin):
         depth = float(row_sums(self.get_from_registry(self.adata, REGISTRY_KEYS.X_KEY)[some]).mean())
         return len(rows), len(rows) * depth / self.adata.n_vars
 
+    def _start_shifts(self, rows: np.ndarray) -> None:
+        """Start what batches and categories shift from what the training cells say."""
+        counts, codes = self.get_from_registry(self.adata, REGISTRY_KEYS.X_KEY), self._codes()[rows]
+        genes = self._gene_sums() if self.module_params["gene_decoder"] else None
+        self.module.set_shifts(
+            covariate_shifts(counts, rows, codes[:, 0], codes[:, 1:], self.n_categories[1:], groups=genes)
+        )
+
     def _train_rule(self) -> dict[str, Any]:
         """Settings of a training where it is told nothing else."""
         rule = PUBLISHED["vae_train"] if self.preset == "published" else default_vae_train(*self._size())
@@ -349,15 +357,12 @@ class VAE(PretrainedMixin, GeneEncoderMixin, GeneExpression, VAEMixin):
             self.module.set_training_statistics(
                 self._log_library()[train_idx], feature_share(counts, train_idx), row_sums(counts)[train_idx].sum()
             )
-            genes = self._gene_sums() if self.module_params["gene_decoder"] else None
-            codes = self._codes()[train_idx]
-            shifted = self.module.decoder.shift is not None
-            if shifted:
-                self.module.set_shifts(
-                    covariate_shifts(counts, train_idx, codes[:, 0], codes[:, 1:], self.n_categories[1:], groups=genes)
-                )
+            if self.module.decoder.shift is not None:
+                self._start_shifts(train_idx)
             if rank := self.module.output_rank:
-                among = codes[:, 1:] if shifted else None
+                genes = self._gene_sums() if self.module_params["gene_decoder"] else None
+                codes = self._codes()[train_idx]
+                among = None if self.module.decoder.shift is None else codes[:, 1:]
                 self.module.set_loadings(
                     principal_loadings(counts, train_idx, rank, groups=genes, labels=codes[:, 0], among=among)
                 )
