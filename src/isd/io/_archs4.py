@@ -16,7 +16,7 @@ from scipy import sparse
 
 from isd._constants import GENE_ID, GENE_NAME
 from isd._progress import track
-from isd.io._errors import UnreadableFileError, existing, reading
+from isd.io._errors import NothingLeftError, NotInFileError, UnreadableFileError, existing, reading
 from isd.io._form import GeneMap, as_anndata
 from isd.pp import strip_version
 
@@ -199,7 +199,7 @@ def _compiled(search: Terms | None) -> list[tuple[str | None, re.Pattern[str]]]:
 
 def _field(path: Path, fields: h5py.Group, name: str, n: int) -> np.ndarray:
     if name not in fields:
-        raise KeyError(f"meta/samples of {path.name} has no field {name!r}; it has {sorted(fields)}.")
+        raise NotInFileError(f"meta/samples of {path.name} has no field {name!r}; it has {sorted(fields)}.")
     if fields[name].shape != (n,):
         raise UnreadableFileError(f"{path}: meta/samples/{name} has shape {fields[name].shape}; expected ({n},).")
     return _strings(fields[name])
@@ -236,7 +236,7 @@ def _chosen(
     order = order[keep[order]]
     if not order.size:
         asked = ", ".join(p.pattern for _, p in terms)
-        raise ValueError(
+        raise NothingLeftError(
             f"no sample of {path.name} ({n} in all) is left by the selection"
             f"{f' (terms: {asked})' if asked else ''}; loosen samples=, search= or single_cell=."
         )
@@ -248,12 +248,12 @@ def _positions(path: Path, accessions: np.ndarray, samples: Any) -> np.ndarray:
         samples = [samples]
     asked = np.asarray(list(samples))
     if asked.size == 0:
-        raise ValueError("samples is empty; give accessions or positions, or leave it out for all samples.")
+        raise NothingLeftError("samples is empty; give accessions or positions, or leave it out for all samples.")
     if asked.dtype == bool:
-        raise ValueError("samples is a mask; give accessions, or positions: numpy.flatnonzero(mask).")
+        raise NothingLeftError("samples is a mask; give accessions, or positions: numpy.flatnonzero(mask).")
     if asked.dtype.kind in "iu":
         if asked.min() < 0 or asked.max() >= accessions.size:
-            raise KeyError(
+            raise NotInFileError(
                 f"samples: positions must lie in 0 ... {accessions.size - 1}, got {asked.min()} to {asked.max()}."
             )
         return asked
@@ -261,7 +261,7 @@ def _positions(path: Path, accessions: np.ndarray, samples: Any) -> np.ndarray:
     first = np.flatnonzero(~pd.Index(accessions).duplicated())
     if (order < 0).any():
         gone = [str(s) for s in asked[order < 0]]
-        raise KeyError(
+        raise NotInFileError(
             f"{len(gone)} of {asked.size} samples are not in {path.name}: {', '.join(gone[:5])}"
             f"{', ...' if len(gone) > 5 else ''}. It holds {accessions.size}, such as {accessions[0]}."
         )
@@ -276,7 +276,7 @@ def _chosen_transcripts(path: Path, ids: np.ndarray, transcripts: Sequence[str] 
     rows = np.flatnonzero(have.isin(wanted))
     gone = wanted[~wanted.isin(have)]
     if len(gone):
-        raise KeyError(
+        raise NotInFileError(
             f"{len(gone)} of {len(wanted)} transcripts are not in {path.name}: {', '.join(gone[:5])}"
             f"{', ...' if len(gone) > 5 else ''}. It holds {ids.size}, such as {ids[0]}."
         )

@@ -15,6 +15,14 @@ class UnreadableFileError(ValueError):
     """A file is damaged, cut short, or of another kind than it was taken for."""
 
 
+class NotInFileError(KeyError):
+    """Something was asked for that a (sound) file does not hold."""
+
+
+class NothingLeftError(ValueError):
+    """What was asked for leaves nothing of a (sound) file."""
+
+
 @contextmanager
 def reading(path: Path, what: str) -> Iterator[None]:
     """Turn whatever libraries raise on damaged bytes into one error that names the file.
@@ -31,7 +39,9 @@ def reading(path: Path, what: str) -> Iterator[None]:
     """
     try:
         yield
-    except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, UnreadableFileError):
+    except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError):
+        raise
+    except (UnreadableFileError, NotInFileError, NothingLeftError):
         raise
     except ImportError:
         raise  # a library is missing, which is not the file's fault
@@ -70,8 +80,8 @@ def is_gzipped(path: Path) -> bool:
 def open_text(path: Path) -> Any:
     """Open a text file, gzipped or not."""
     if is_gzipped(path):
-        return gzip.open(path, "rt", encoding="utf-8", errors="replace")
-    return path.open(encoding="utf-8", errors="replace")
+        return gzip.open(path, "rt", encoding="utf-8-sig", errors="replace")
+    return path.open(encoding="utf-8-sig", errors="replace")
 
 
 def optional(module: str, package: str, reason: str) -> ModuleType:

@@ -219,7 +219,7 @@ def read_wide(path: Path, header: Header, progress: bool | None) -> Counts:
         blocks.append(sparse.csr_matrix(chunk[header.counts].to_numpy(dtype=np.float64)))
         ids.append(chunk[header.transcript])
         genes.append(chunk[header.genes])
-    if not blocks:
+    if not any(len(part) for part in ids):
         raise UnreadableFileError(f"{path} holds a header and no transcript.")
     names = pd.concat(ids)
     _all_there(names, path)
