@@ -404,9 +404,10 @@ CASES = [
     Case("an image in place of a table", LONG, "refused: damaged or of another kind", lambda g: table(g, b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 4), ValueError, r"transcript_count\.csv"),
     Case("names that do not fit the matrix", LONG, "refused: the files do not belong together", lambda g: mtx(g, MTX, "T1\nT2\nT3\n"), ValueError, "do not belong together"),
     Case("a matrix cut short", LONG, "refused: damaged or cut short", lambda g: mtx(g, MTX[:-6]), ValueError, "cut short"),
-    Case("an index beyond the matrix", LONG, "refused: damaged", lambda g: mtx(g, MTX.replace("2 2 3\n", "7 2 3\n")), ValueError, "cannot be read"),
-    Case("a matrix that announces 10^12 entries", LONG, "refused before anything is allocated", lambda g: mtx(g, MTX.replace("2 2 2\n", "2 2 1000000000000\n")), ValueError, "more than a file of its size"),
+    Case("an index beyond the matrix", LONG, "refused, with the index", lambda g: mtx(g, MTX.replace("2 2 3\n", "7 2 3\n")), ValueError, "entry at row 7"),
+    Case("a matrix that announces 10^12 entries", LONG, "refused, and never allocated", lambda g: mtx(g, MTX.replace("2 2 2\n", "2 2 1000000000000\n")), ValueError, "announces 1,000,000,000,000 entries and holds 2"),
     Case("a dense Matrix Market file", LONG, "refused: expected coordinate", lambda g: mtx(g, "%%MatrixMarket matrix array real general\n2 2\n1\n0\n0\n3\n"), ValueError, "expected coordinate"),
+    Case("a gzipped matrix cut short", LONG, "refused: damaged or cut short", lambda g: mtx(g, gzip.compress(MTX.encode())[:-12]), ValueError, "cut short"),
     # estimates
     Case("a file of another tool", QUANT, "refused: cannot be read as a kallisto file", lambda g: salmon(g, SALMON, source="kallisto"), ValueError, "as a kallisto file"),
     Case("files of different annotations", QUANT, "refused, with how many transcripts differ", lambda g: salmon(g, SALMON, SALMON.replace("ENST2", "ENST9")), ValueError, "different annotations"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import io as scipy_io
 from scipy import sparse
 
 from isd._progress import track
@@ -19,10 +17,8 @@ from isd.io._form import gene_columns
 
 #: Bytes of a table that are dense at a time.
 _BUDGET = 64 * 2**20
-#: An entry of a Matrix Market file takes at least these: "1 1 1" and the end of its line.
-_LEAST_BYTES = 6
-#: No file shrinks by more under gzip.
-_MOST_GZIP = 1100
+#: Kinds of numbers of Matrix Market files that may be counts.
+_FIELDS = ("integer", "unsigned-integer", "real", "double")
 TRANSCRIPT_ALIASES = (
     "transcript_id", "transcriptid", "feature_id", "#feature_id", "txname", "transcript", "transcript_name", "tname",
     "isoform", "isoform_id", "feature", "target_id",
@@ -64,31 +60,82 @@ def read_matrix_market(
         Which side cells are on where the numbers of cells and transcripts are the same.
     """
     var, obs = _features(features, gene_column), _barcodes(barcodes)
-    packed = is_gzipped(path)
-    with gzip.open(path, "rb") if packed else path.open("rb") as file:
-        n_rows, n_columns, n_entries, layout, field, symmetry = scipy_io.mminfo(file)
-    if (
-        layout != "coordinate"
-        or field not in ("integer", "unsigned-integer", "real", "double")
-        or symmetry != "general"
-    ):
-        raise UnreadableFileError(
-            f"{path} is a Matrix Market file of kind {layout} {field} {symmetry}; expected coordinate integer (or real) general."
-        )
-    shape, expected = (n_rows, n_columns), (len(var), len(obs))
+    head = _mtx_head(path)
+    shape, expected = (head.n_rows, head.n_columns), (len(var), len(obs))
     if shape not in (expected, expected[::-1]):
         raise UnreadableFileError(
-            f"{path} is {n_rows} x {n_columns}, but {features.name} names {len(var)} transcripts and {barcodes.name} "
+            f"{path} is {shape[0]} x {shape[1]}, but {features.name} names {len(var)} transcripts and {barcodes.name} "
             f"{len(obs)} cells; the files do not belong together."
         )
-    # a damaged number must not be allocated
-    most = path.stat().st_size * (_MOST_GZIP if packed else 1) // _LEAST_BYTES
-    if n_entries > most:
-        raise UnreadableFileError(f"{path} announces {n_entries:,} entries, more than a file of its size can hold.")
-    with gzip.open(path, "rb") if packed else path.open("rb") as file:
-        matrix = scipy_io.mmread(file)
+    matrix = _mtx_entries(path, head)
     cells_are_rows = shape == expected[::-1] and (shape != expected or cells_first)
     return Counts(sparse.csr_matrix(matrix if cells_are_rows else matrix.T), obs, var)
+
+
+class _Head(NamedTuple):
+    """What a Matrix Market file announces, and lines before its first entry."""
+
+    n_rows: int
+    n_columns: int
+    n_entries: int
+    n_lines: int
+
+
+def _mtx_head(path: Path) -> _Head:
+    # scipy's reader is C++ that ends the process where a stream fails, as a gzipped file that was cut short does
+    with open_text(path) as file:
+        banner = file.readline(1 << 16).split()
+        kind = [word.lower() for word in banner]
+        if kind[:2] != ["%%matrixmarket", "matrix"] or len(kind) != 5:
+            raise UnreadableFileError(
+                f"{path} does not start as a Matrix Market file does (%%MatrixMarket matrix ...)."
+            )
+        if kind[2] != "coordinate" or kind[3] not in _FIELDS or kind[4] != "general":
+            raise UnreadableFileError(
+                f"{path} is a Matrix Market file of kind {' '.join(kind[2:])}; expected coordinate integer (or real) general."
+            )
+        n_lines, line = 1, "%"
+        while line.startswith("%") or not line.strip():
+            line = file.readline(1 << 16)
+            n_lines += 1
+            if not line:
+                raise UnreadableFileError(f"{path} ends before its sizes; it was cut short.")
+    sizes = line.split()
+    if len(sizes) != 3 or not all(word.isdigit() for word in sizes):
+        raise UnreadableFileError(f"{path} has sizes {line.strip()[:60]!r}; expected rows, columns and entries.")
+    return _Head(int(sizes[0]), int(sizes[1]), int(sizes[2]), n_lines)
+
+
+def _mtx_entries(path: Path, head: _Head) -> sparse.coo_matrix:
+    """Entries, in pieces; what a damaged number announces is never allocated."""
+    parts: list[list[np.ndarray]] = [[], [], []]
+    found = 0
+    if head.n_entries:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            reader = pd.read_csv(
+                path, sep=r"\s+", header=None, skiprows=head.n_lines, names=[0, 1, 2], index_col=False, engine="c",
+                dtype={0: np.int64, 1: np.int64, 2: np.float64}, chunksize=1 << 20, comment="%",
+                compression="gzip" if is_gzipped(path) else None,
+            )  # fmt: skip
+            with reader as pieces:
+                for piece in pieces:
+                    found += len(piece)
+                    for column, size, out in ((0, head.n_rows, parts[0]), (1, head.n_columns, parts[1])):
+                        index = piece[column].to_numpy()
+                        if len(index) and not (index.min() >= 1 and index.max() <= size):
+                            raise UnreadableFileError(
+                                f"{path} has an entry at {'row' if column == 0 else 'column'} "
+                                f"{index.max() if index.max() > size else index.min()}, but {size} of them."
+                            )
+                        out.append((index - 1).astype(np.int32 if size < 2**31 else np.int64))
+                    parts[2].append(piece[2].to_numpy())
+    if found != head.n_entries:
+        raise UnreadableFileError(
+            f"{path} announces {head.n_entries:,} entries and holds {found:,}; it was cut short or damaged."
+        )
+    rows, columns, values = (np.concatenate(part) if part else np.zeros(0, dtype=np.int32) for part in parts)
+    return sparse.coo_matrix((values, (rows, columns)), shape=(head.n_rows, head.n_columns))
 
 
 def _names(path: Path) -> tuple[pd.DataFrame, bool]:
@@ -193,11 +240,13 @@ def _chunks(path: Path, header: Header, n_rows: int) -> Iterator[pd.DataFrame]:
     numbers = {n: np.float64 for n in header.names if n not in text}
     with warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)  # lines that are too long would lose their end
-        yield from pd.read_csv(
+        reader = pd.read_csv(
             path, sep=header.separator, header=None, skiprows=1, names=_distinct(header.names), index_col=False,
             dtype=_by_position(header.names, text | numbers), chunksize=n_rows, keep_default_na=False, na_values=["", "NA"],
             compression="gzip" if is_gzipped(path) else None,
         )  # fmt: skip
+        with reader:
+            yield from reader
 
 
 def _distinct(names: list[str]) -> list[int]:
