@@ -258,7 +258,7 @@ def is_ours(error: BaseException) -> bool:
     )
 
 
-def work(root: Path, first: int, last: int) -> None:
+def work(root: Path, first: int, last: int, kinds: list[str]) -> None:
     """Run cases, a line before and a line after each."""
     import faulthandler
 
@@ -267,13 +267,14 @@ def work(root: Path, first: int, last: int) -> None:
     faulthandler.enable()
     isd.settings.progress = False
     events: list[str] = []
-    by_kind = readers()
+    by_kind = {kind: read for kind, read in readers().items() if kind in kinds}
     for kind, read in by_kind.items():  # everything is imported, and sound files are read
         read(root / kind)
     sys.addaudithook(lambda event, _: events.append(event) if event in FORBIDDEN else None)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MORE_MEMORY,) * 2)
     names = list(by_kind)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for case in range(first, last):
         rng = random.Random(case)
         kind = names[case % len(names)]
@@ -303,9 +304,20 @@ def work(root: Path, first: int, last: int) -> None:
                 kept = str(OUT / f"{outcome.replace(' ', '_')}_{kind.replace(' ', '_')}_{case}")
                 shutil.rmtree(kept, ignore_errors=True)
                 shutil.copytree(target, kept)
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            now = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            more, peak = 1024 * (now - peak), now  # what this case added to the highest so far
             print(
-                json.dumps({"case": case, "kind": kind, "outcome": outcome, "note": note, "kept": kept, "peak": peak}),
+                json.dumps(
+                    {
+                        "case": case,
+                        "kind": kind,
+                        "outcome": outcome,
+                        "note": note,
+                        "kept": kept,
+                        "peak": 1024 * now,
+                        "more": more,
+                    }
+                ),
                 flush=True,
             )
         finally:
@@ -320,10 +332,12 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--seed", type=int, default=0, help="number of the first case")
     parser.add_argument("--batch", type=int, default=2000, help="cases of a worker")
+    parser.add_argument("--kinds", nargs="+", default=list(readers()), choices=list(readers()), help="files to damage")
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
-        work(Path(arguments.worker[0]), int(arguments.worker[1]), int(arguments.worker[2]))
+        root, first, last = arguments.worker
+        work(Path(root), int(first), int(last), arguments.kinds)
         return
     OUT.mkdir(parents=True, exist_ok=True)
     counts: Counter[tuple[str, str]] = Counter()
@@ -335,18 +349,24 @@ def main() -> None:
             warnings.simplefilter("ignore")
             make_files(root)
         while time.monotonic() < end:
-            case, worst = run_worker(root, case, case + arguments.batch, end, counts, findings)
+            case, worst = run_worker(root, case, case + arguments.batch, arguments.kinds, end, counts, findings)
             peak = max(peak, worst)
     table(counts, findings, peak, arguments)
 
 
 def run_worker(
-    root: Path, first: int, last: int, end: float, counts: Counter[tuple[str, str]], findings: list[dict[str, Any]]
+    root: Path,
+    first: int,
+    last: int,
+    kinds: list[str],
+    end: float,
+    counts: Counter[tuple[str, str]],
+    findings: list[dict[str, Any]],
 ) -> tuple[int, int]:
     """Follow a worker; returns the next case and the largest memory seen."""
     import select
 
-    command = [sys.executable, __file__, "--worker", str(root), str(first), str(last)]
+    command = [sys.executable, __file__, "--kinds", *kinds, "--worker", str(root), str(first), str(last)]
     log = OUT / "worker.log"
     peak, begun = 0, None
     with log.open("wb") as errors, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors) as process:
@@ -383,6 +403,17 @@ def run_worker(
                 begun = None
                 counts[record["kind"], record["outcome"]] += 1
                 peak = max(peak, record["peak"])
+                if record["more"] > 2**28:
+                    print(
+                        {
+                            "case": record["case"],
+                            "kind": record["kind"],
+                            "added GB": record["more"] / 1e9,
+                            "outcome": record["outcome"],
+                            "note": record["note"],
+                        },
+                        flush=True,
+                    )
                 if record["outcome"] in FINDINGS:
                     findings.append(record)
                     print({k: record[k] for k in ("case", "kind", "outcome", "note")}, flush=True)

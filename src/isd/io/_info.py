@@ -212,11 +212,11 @@ def _anndata(path: Path, root: Any, kind: str) -> FileInfo:
     for name in ("uns", "obsm", "varm", "obsp"):
         setattr(found, name, _keys(root, name))
     for column in obs:
-        sizes = _sizes(root["obs"][column])
+        sizes = _sizes(root["obs"][column], shape[0])
         if sizes is not None:
             found.labels[column] = sizes
     if GENE_ID in var:
-        found.isoforms = _isoforms(_values(root["var"][GENE_ID]))
+        found.isoforms = _isoforms(_values(root["var"][GENE_ID], shape[1]))
     return found
 
 
@@ -291,34 +291,43 @@ def _strings(values: Any) -> np.ndarray:
     return np.array([v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v) for v in values], dtype=object)
 
 
-def _values(element: Any) -> pd.Series:
-    """A column; missing values are NaN."""
+def _read(array: Any, most: int, *, exactly: bool = True) -> np.ndarray:
+    """All of an array that is as long as it must be: a damaged length must not be allocated."""
+    if len(array.shape) != 1 or (array.shape[0] != most if exactly else array.shape[0] > most):
+        raise UnreadableFileError(f"a column has shape {tuple(array.shape)}; expected ({most},).")
+    return np.asarray(array[()])
+
+
+def _values(element: Any, n: int) -> pd.Series:
+    """A column of ``n`` values; missing ones are NaN."""
     if not _is_group(element):
-        return pd.Series(_strings(element[()])).replace("nan", np.nan)
+        return pd.Series(_strings(_read(element, n))).replace("nan", np.nan)
     if "categories" in element:
-        codes = pd.Series(np.asarray(element["codes"][()]))
-        return codes.map(dict(enumerate(_strings(element["categories"][()]))))
-    values = pd.Series(_strings(element["values"][()]))
-    return values.mask(np.asarray(element["mask"][()])) if "mask" in element else values
+        codes = pd.Series(_read(element["codes"], n))
+        return codes.map(dict(enumerate(_strings(_read(element["categories"], n, exactly=False)))))
+    values = pd.Series(_strings(_read(element["values"], n)))
+    return values.mask(_read(element["mask"], n)) if "mask" in element else values
 
 
-def _sizes(element: Any) -> dict[str, int] | None:
+def _sizes(element: Any, n: int) -> dict[str, int] | None:
     """Cells of each value of a column that looks like labels: categories, texts and booleans of few values."""
     if _is_group(element):
         if "categories" not in element or element["categories"].shape[0] > _MOST_LABELS:
             return None
         names = _strings(element["categories"][()])
-        codes = np.asarray(element["codes"][()])
+        codes = _read(element["codes"], n)
+        if codes.size and codes.max() >= len(names):
+            raise UnreadableFileError(f"a column names {len(names)} categories and uses number {codes.max()}.")
         counts = np.bincount(codes[codes >= 0], minlength=len(names))
-        sizes = {str(n): int(c) for n, c in zip(names, counts, strict=True)}
+        sizes = {str(name): int(count) for name, count in zip(names, counts, strict=True)}
         missing = int((codes < 0).sum())
         return sizes | ({"(missing)": missing} if missing else {})
-    if element.dtype.kind not in "OSUTb" or len(element.shape) != 1 or element.shape[0] > _MOST_READ:
+    if element.dtype.kind not in "OSUTb" or element.shape != (n,) or n > _MOST_READ:
         return None
     counts = pd.Series(_strings(element[()])).value_counts()
-    if len(counts) > min(_MOST_LABELS, max(2, element.shape[0] // 2)):
+    if len(counts) > min(_MOST_LABELS, max(2, n // 2)):
         return None
-    return {str(n): int(c) for n, c in counts.items()}
+    return {str(name): int(count) for name, count in counts.items()}
 
 
 def _isoforms(genes: pd.Series) -> dict[str, float]:
@@ -347,12 +356,12 @@ def _archs4(path: Path, root: Any) -> FileInfo:
     found.obs = {c: _type(samples[c]) for c in samples}
     for column in samples:
         if column in ("library_source", "organism_ch1", "instrument_model", "taxid_ch1"):
-            sizes = _sizes(samples[column])
+            sizes = _sizes(samples[column], found.shape[0])
             if sizes is not None:
                 found.labels[column] = sizes
     if isinstance(transcripts, h5py.Group):
         found.var = {c: _type(transcripts[c]) for c in transcripts}
         key = next((k for k in _GENE_FIELDS[GENE_ID] if k in transcripts and transcripts[k].shape == ids.shape), None)
         if key is not None:
-            found.isoforms = _isoforms(_values(transcripts[key]))
+            found.isoforms = _isoforms(_values(transcripts[key], found.shape[1]))
     return found
