@@ -92,6 +92,15 @@ def test_kallisto_hdf5(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(as_table(isd.io.read_quant(tmp_path, "kallisto")), EXPECTED)
 
 
+def test_kallisto_lengths_are_compared_before_anything_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "abundance.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("est_counts", shape=(10**12,), chunks=(16,))
+        file["aux/eff_lengths"], file["aux/ids"] = [700.0] * 4, [i.encode() for i in IDS]
+    with pytest.raises(ValueError, match="arrays of different lengths"):
+        isd.io.read_quant(path, "kallisto")
+
+
 def test_files_in_another_order(write) -> None:
     files = [write("salmon", "s1"), write("salmon", "s2", ids=IDS[::-1], counts=COUNTS["s2"][::-1])]
     pd.testing.assert_frame_equal(as_table(isd.io.read_quant(files)), EXPECTED)

@@ -9,6 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import h5py
 import numpy as np
 import pandas as pd
 from anndata import AnnData
@@ -227,6 +228,7 @@ def _one(importers: _Importers, path: Path, source: str) -> tuple[pd.Index, np.n
     layout = _LAYOUTS[source]
     with _quiet():
         if source == "kallisto" and path.suffix == ".h5":
+            _check_lengths(path)
             data = importers.read_kallisto(path)
         else:
             if is_gzipped(path) != (path.suffix == ".gz"):
@@ -245,6 +247,14 @@ def _one(importers: _Importers, path: Path, source: str) -> tuple[pd.Index, np.n
     if counts.min() < 0:
         raise UnreadableFileError(f"{path} holds negative counts (smallest {counts.min():g}).")
     return ids, counts
+
+
+def _check_lengths(path: Path) -> None:
+    """Compare the lengths in kallisto's HDF5 file: pytximport reads whatever a damaged one says."""
+    with h5py.File(path, "r") as file:
+        shapes = {key: file[key].shape for key in ("aux/ids", "est_counts", "aux/eff_lengths")}
+    if len(set(shapes.values())) > 1:
+        raise UnreadableFileError(f"{path} holds arrays of different lengths: {shapes}.")
 
 
 def _in_order(here: pd.Index, counts: np.ndarray, ids: pd.Index, path: Path, first: Path) -> np.ndarray:
