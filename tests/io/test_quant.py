@@ -95,7 +95,7 @@ def test_kallisto_hdf5(tmp_path: Path) -> None:
 def test_kallisto_lengths_are_compared_before_anything_is_read(tmp_path: Path) -> None:
     path = tmp_path / "abundance.h5"
     with h5py.File(path, "w") as file:
-        file.create_dataset("est_counts", shape=(10**12,), chunks=(16,))
+        file.create_dataset("est_counts", shape=(10**12,), dtype="f8", chunks=(16,))
         file["aux/eff_lengths"], file["aux/ids"] = [700.0] * 4, [i.encode() for i in IDS]
     with pytest.raises(ValueError, match="arrays of different lengths"):
         isd.io.read_quant(path, "kallisto")
