@@ -29,7 +29,7 @@ def feature_share(counts: Any, rows: np.ndarray, chunk: int = 4096) -> np.ndarra
     """
     total = np.zeros(counts.shape[1])
     for start in range(0, len(rows), chunk):
-        total += np.asarray(counts[np.sort(rows[start : start + chunk])].sum(axis=0), dtype=float).ravel()
+        total += np.asarray(counts[np.sort(rows[start : start + chunk])].sum(axis=0, dtype=np.float64)).ravel()
     return total / total.sum()
 
 
