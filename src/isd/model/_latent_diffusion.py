@@ -252,7 +252,8 @@ class LatentDiffusion(IsdModel):
         vae_kwargs
             Arguments of :meth:`VAE.train`.
         batch_size, lr, weight_decay, lr_schedule
-            Of the optimiser (AdamW); ``None`` follows the preset and the number of cells.
+            Of the optimiser (AdamW); ``None`` follows the preset and the number of cells. Several processes split each
+            batch.
         ema_decay
             Decay of the average of the weights that sampling uses (0.999); it warms up.
         early_stopping, early_stopping_patience

@@ -236,7 +236,7 @@ class VAE(GeneEncoderMixin, GeneExpression, VAEMixin):
             800 steps below 500 cells, 1,600 below 1,000, 2,000 below 5,000 (1,500 with fewer than 100 counts per
             feature), then about 40 epochs.
         batch_size, lr, weight_decay, lr_schedule
-            Of the optimiser (AdamW); ``None`` follows the preset.
+            Of the optimiser (AdamW); ``None`` follows the preset. Several processes split each batch.
         kl_warmup
             Share of the training over which the weight of the KL divergence rises (default 0.3).
         max_kl_weight
@@ -270,6 +270,10 @@ class VAE(GeneEncoderMixin, GeneExpression, VAEMixin):
         -----
         Writes :attr:`history`, ``train_indices``, ``validation_indices`` and ``test_indices``. A second call goes on
         from the weights that are there.
+
+        With ``strategy="ddp"`` and several ``devices`` (or ``num_nodes``), each batch is split over the processes: it is the
+        training of one process, only faster. Metrics are averaged over them, :attr:`history` lives on the first, and
+        the first alone writes.
         """
         adata = self._validate_anndata()  # another model may have rewritten obs["_scvi_labels"]
         train_idx, val_idx, test_idx = self._split()

@@ -1,4 +1,4 @@
-"""Tools: generate, interpolate, tune guidance, choose between models, encode, embed, infer isoforms from genes, switches."""
+"""Tools: generate, interpolate, join parts, tune guidance, choose between models, encode, embed, infer isoforms from genes, switches."""
 
 from isd.tl._compare import ModelChoice, compare_models
 from isd.tl._differential_usage import differential_usage
@@ -7,6 +7,7 @@ from isd.tl._encode import encode
 from isd.tl._generate import generate
 from isd.tl._infer_isoforms import infer_isoforms
 from isd.tl._interpolate import interpolate
+from isd.tl._join import join_parts
 from isd.tl._tune import GuidanceChoice, tune_guidance
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "generate",
     "infer_isoforms",
     "interpolate",
+    "join_parts",
     "tune_guidance",
 ]
