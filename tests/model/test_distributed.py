@@ -127,6 +127,23 @@ def test_what_processes_generate_is_the_whole(folder, script, tmp_path):
     np.testing.assert_array_equal(joined.obsm["X_isd_vae"], whole.obsm["X_isd_vae"])
 
 
+def test_the_vae_of_a_diffusion_model_trains_in_the_same_processes(script, monkeypatch):
+    model, asked = script.make_diffusion(script.cells()), {}
+
+    def train(self, **options):
+        asked.update(options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(isd.model.VAE, "train", train)
+    with pytest.raises(KeyboardInterrupt):
+        model.train(strategy="ddp", devices=4, num_nodes=2, accelerator="cpu", vae_kwargs={"devices": 2})
+    assert {k: asked[k] for k in ("strategy", "devices", "num_nodes")} == {
+        "strategy": "ddp",
+        "devices": 2,
+        "num_nodes": 2,
+    }
+
+
 @pytest.mark.parametrize(("n", "batch_size", "size"), [(100, 32, 2), (100, 33, 4), (64, 64, 3), (7, 7, 7)])
 def test_shares_of_a_batch_are_the_batch(n, batch_size, size):
     def epoch(rank, number):

@@ -250,7 +250,8 @@ class LatentDiffusion(IsdModel):
             Length of the denoiser's training, as in :meth:`VAE.train`. With ``max_minutes`` and a VAE still to train,
             the VAE takes up to 60% of the minutes unless ``vae_kwargs`` says otherwise.
         vae_kwargs
-            Arguments of :meth:`VAE.train`.
+            Arguments of :meth:`VAE.train`; where they are not given, it gets ``accelerator``, ``devices``, ``strategy``,
+            ``num_nodes``, ``progress`` and ``seed`` of this call.
         batch_size, lr, weight_decay, lr_schedule
             Of the optimiser (AdamW); ``None`` follows the preset and the number of cells. Several processes split each
             batch.
@@ -285,6 +286,7 @@ class LatentDiffusion(IsdModel):
             "devices": devices,
             "progress": progress,
             "seed": seed,
+            **{name: trainer_kwargs[name] for name in ("strategy", "num_nodes") if name in trainer_kwargs},
         }
         vae_options |= vae_kwargs or {}
         vae_minutes = None
