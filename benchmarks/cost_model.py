@@ -4,9 +4,9 @@ Steps of `isd.model.VAE` (256 hidden units, otherwise default) are timed over si
 process of its own. Two models are fitted to them by least squares of relative errors, with coefficients that are not negative:
 
     seconds = a + b x n_vars + c x batch_size x n_vars + d x counts of a batch that are not zero
-    GB      = a + b x n_vars + c x batch_size x n_vars + d x counts in memory that are not zero
+    GB      = a + b x n_vars + c x batch_size x n_vars + d x counts of a batch that are not zero
 
-and are printed with their residuals. Then epochs over more and more cells, and over denser and denser ones, show whether the cost
+and are printed with their residuals. Data in memory come on top, 8 bytes for each count that is not zero. Then epochs over more and more cells, and over denser and denser ones, show whether the cost
 of an epoch grows in proportion to cells, and to non-zeros at most.
 
     python benchmarks/cost_model.py                  # some ten minutes, 3 GB
@@ -98,15 +98,15 @@ def measure(args, *size):
     return row
 
 
-def design(table, memory):
+def design(table):
     """Columns that the coefficients belong to."""
-    held = table["non-zeros"] if memory else table["density"] * table["batch_size"] * table["n_vars"]
-    return np.stack([np.ones(len(table)), table["n_vars"], table["batch_size"] * table["n_vars"], held], axis=1)
+    batch = table["batch_size"] * table["n_vars"]
+    return np.stack([np.ones(len(table)), table["n_vars"], batch, table["density"] * batch], axis=1)
 
 
-def fit(table, column, memory):
+def fit(table, column):
     """Coefficients, and what they say of each row over what was measured."""
-    x, y = design(table, memory), table[column].to_numpy()
+    x, y = design(table), table[column].to_numpy()
     scale = np.abs(x / y[:, None]).max(0)
     coefficients = nnls(x / y[:, None] / scale, np.ones(len(y)))[0] / scale
     return coefficients, x @ coefficients / y
@@ -138,8 +138,8 @@ def main() -> None:
     out = Path(__file__).parent / "out"
     out.mkdir(exist_ok=True)
     fitted = {}
-    for name, column, memory in [("seconds a step", args.clock, False), ("peak GB", "peak GB", True)]:
-        fitted[name], table[f"{name}, model / measured"] = fit(table, column, memory)
+    for name, column in [("seconds a step", args.clock), ("peak GB", "peak GB")]:
+        fitted[name], table[f"{name}, model / measured"] = fit(table, column)
         residual = np.abs(table[f"{name}, model / measured"] - 1)
         print(
             f"\n{name} ({column}): "
@@ -162,13 +162,11 @@ def main() -> None:
     print(epochs[["cells", "density", "non-zeros", "steps", "epoch wall", "epoch cpu", "peak GB"]].round(3).to_string())
     for cells, n_vars, density, batch in args.predict or ():
         asked = pd.DataFrame({"n_vars": [n_vars], "density": [density], "batch_size": [batch]})
-        asked["non-zeros"] = cells * n_vars * density
-        seconds = (design(asked, False) @ fitted["seconds a step"]).item()
-        backed = (design(asked.assign(**{"non-zeros": batch * n_vars * density}), True) @ fitted["peak GB"]).item()
-        memory = (design(asked, True) @ fitted["peak GB"]).item()
+        seconds, backed = ((design(asked) @ fitted[name]).item() for name in ("seconds a step", "peak GB"))
+        memory = backed + 8e-9 * cells * n_vars * density
         print(
             f"{cells:,.0f} x {n_vars:,.0f} at {density:.0%}, batch {batch:.0f}: {seconds:.2f} s a step, "
-            f"{seconds * cells / batch / 60:.0f} minutes an epoch, {memory:.1f} GB from memory, {backed:.1f} GB from a file"
+            f"{seconds * cells / batch / 60:.1f} minutes an epoch, {memory:.1f} GB from memory, {backed:.1f} GB from a file"
         )
     table.to_csv(out / "cost_model.csv", index=False)
     epochs.to_csv(out / "cost_model_epochs.csv", index=False)
