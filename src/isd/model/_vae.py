@@ -266,7 +266,8 @@ class VAE(PretrainedMixin, GeneEncoderMixin, GeneExpression, VAEMixin):
             feature), then about 40 epochs. After :meth:`from_pretrained`, half of
             that, a quarter below 200 cells.
         batch_size, lr, weight_decay, lr_schedule
-            Of the optimiser (AdamW); ``None`` follows the preset. After :meth:`from_pretrained`, ``lr`` is 3e-4.
+            Of the optimiser (AdamW); ``None`` follows the preset. After :meth:`from_pretrained`, ``lr`` is 3e-4. Several
+            processes split each batch.
         kl_warmup
             Share of the training over which the weight of the KL divergence rises (default 0.3; 0 after
             :meth:`from_pretrained`).
@@ -302,6 +303,10 @@ class VAE(PretrainedMixin, GeneEncoderMixin, GeneExpression, VAEMixin):
         -----
         Writes :attr:`history`, ``train_indices``, ``validation_indices`` and ``test_indices``. A second call goes on
         from the weights that are there.
+
+        With ``strategy="ddp"`` and several ``devices`` (or ``num_nodes``), each batch is split over the processes: it is the
+        training of one process, only faster. Metrics are averaged over them, :attr:`history` lives on the first, and
+        the first alone writes.
         """
         adata = self._validate_anndata()  # another model may have rewritten obs["_scvi_labels"]
         train_idx, val_idx, test_idx = self._split()
