@@ -267,6 +267,7 @@ class Classifier(IsdModel):
         device: int | str = "auto",
         *,
         diffusion: LatentDiffusion | None = None,
+        allow_pickle: bool = False,
     ) -> Self:
         """Load a classifier for the diffusion model that it was trained with.
 
@@ -280,6 +281,8 @@ class Classifier(IsdModel):
             Where to put the model.
         diffusion
             The diffusion model, loaded before.
+        allow_pickle
+            As in :meth:`VAE.load`.
 
         Raises
         ------
@@ -288,7 +291,7 @@ class Classifier(IsdModel):
         ValueError
             If it is another diffusion model than the classifier was trained with.
         """
-        model = cls._load(dir_path, adata, accelerator, device, diffusion=diffusion)
+        model = cls._load(dir_path, adata, accelerator, device, allow_pickle, diffusion=diffusion)
         check_belongs(model, model.diffusion)
         return model
 

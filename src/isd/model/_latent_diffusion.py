@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from anndata import AnnData
 
+from isd._atomic import recover
 from isd._constants import SPLIT_KEY
 from isd._hash import fingerprint
 from isd.diffusion import Parametrization, get_schedule
@@ -442,6 +443,7 @@ class LatentDiffusion(IsdModel):
         device: int | str = "auto",
         *,
         vae: VAE | None = None,
+        allow_pickle: bool = False,
     ) -> Self:
         """Load a model and its VAE; nothing in the folder is executed.
 
@@ -456,6 +458,8 @@ class LatentDiffusion(IsdModel):
             Where to put the model.
         vae
             The model's VAE, if it is in memory already.
+        allow_pickle
+            As in :meth:`VAE.load`.
 
         Raises
         ------
@@ -465,9 +469,10 @@ class LatentDiffusion(IsdModel):
             If files are damaged, the VAE is another one than the model was trained with, or the features of ``adata``
             are others or in another order.
         """
+        recover(Path(dir_path))
         if vae is None:
-            vae = VAE.load(Path(dir_path) / VAE_FOLDER, False, accelerator, device)
-        model = cls._load(dir_path, adata, accelerator, device, vae=vae, _check_vae=False)
+            vae = VAE.load(Path(dir_path) / VAE_FOLDER, False, accelerator, device, allow_pickle=allow_pickle)
+        model = cls._load(dir_path, adata, accelerator, device, allow_pickle, vae=vae, _check_vae=False)
         if model._adata is not None and vae._adata is None:
             vae._attach_data(model._adata)
         return model
