@@ -50,7 +50,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         raise IsADirectoryError(f"{path} is a folder; give the name of a file.")
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_left_over(path)
-    new = _beside(path)
+    new = beside(path)
     try:
         new.touch()
         yield new
@@ -87,7 +87,7 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     recover(path)
     remove_left_over(path)
-    new = _beside(path)
+    new = beside(path)
     new.mkdir()
     try:
         yield new
@@ -164,7 +164,7 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def _beside(path: Path) -> Path:
+def beside(path: Path) -> Path:
     """A name that says which process of which machine writes there."""
     return path.with_name(f".{path.name}.new-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}")
 

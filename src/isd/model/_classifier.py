@@ -138,6 +138,7 @@ class Classifier(IsdModel):
         early_stopping_patience: int = 5,
         checkpoint_every: int | None = None,
         checkpoint_dir: str | Path | None = None,
+        resume: bool | str | Path | None = None,
         log_every: int = 10,
         accelerator: str = "auto",
         devices: int | list[int] | str = "auto",
@@ -153,7 +154,7 @@ class Classifier(IsdModel):
             Length of the training, as in :meth:`VAE.train`.
         batch_size, lr, weight_decay, lr_schedule
             Of the optimiser (AdamW); ``None`` follows the preset and the number of cells.
-        early_stopping, early_stopping_patience, checkpoint_every, checkpoint_dir, log_every
+        early_stopping, early_stopping_patience, checkpoint_every, checkpoint_dir, resume, log_every
             As in :meth:`VAE.train`.
         accelerator, devices, progress, seed
             As in :meth:`VAE.train`.
@@ -186,6 +187,8 @@ class Classifier(IsdModel):
                 "early_stopping_patience": early_stopping_patience,
                 "checkpoint_every": checkpoint_every,
                 "checkpoint_dir": checkpoint_dir,
+                "resume": resume,
+                "seed": seed,
                 "log_every": log_every,
                 "progress": progress,
             },
@@ -254,6 +257,9 @@ class Classifier(IsdModel):
             Label code of each row that will be asked about, shape ``(n,)``.
         """
         return lambda x, t: self.module.log_prob(x, t, codes)
+
+    def _checkpoint_call(self) -> dict[str, Any]:
+        return {"diffusion model": self.diffusion.fingerprint}
 
     def _extra_meta(self) -> dict[str, Any]:
         return {UNS_KEY: {"diffusion_fingerprint": self.diffusion_fingerprint_}}

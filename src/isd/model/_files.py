@@ -133,10 +133,8 @@ def write_model(
     path: Path, meta: dict[str, Any], tensors: Mapping[str, torch.Tensor], features: dict[str, Any]
 ) -> None:
     """Write ``weights.safetensors``, ``features.json`` and, last, ``model.json`` with the digests of all files beside."""
-    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, path / WEIGHTS_FILE)
+    save_tensors(tensors, path / WEIGHTS_FILE)
     (path / FEATURES_FILE).write_text(json.dumps(features))
-    # safetensors' files are for their owner only, those beside them for whom the user's mask allows
-    (path / WEIGHTS_FILE).chmod((path / FEATURES_FILE).stat().st_mode)
     document = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -145,6 +143,24 @@ def write_model(
         **to_jsonable_values(meta),
     }
     (path / MODEL_FILE).write_text(json.dumps(document, indent=1))
+
+
+def save_tensors(tensors: Mapping[str, torch.Tensor], path: str | Path, metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file, with the rights that the user's mask gives.
+
+    Raises
+    ------
+    OSError
+        If there is no room for it.
+    """
+    # safetensors' own files are for their owner only
+    Path(path).touch()
+    mode = Path(path).stat().st_mode
+    try:
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, path, metadata)
+    except SafetensorError as e:
+        raise OSError(f"{path} could not be written: {e}") from e
+    Path(path).chmod(mode)
 
 
 def to_jsonable_values(meta: Mapping[str, Any]) -> dict[str, Any]:

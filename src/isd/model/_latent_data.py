@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from isd.model._order import EpochSampler, own_generator
+
 
 class _Rows(Dataset):
     """Rows of several tensors, fetched a batch at a time."""
@@ -29,7 +31,7 @@ class _Rows(Dataset):
         return {k: v[rows] for k, v in self.tensors.items()}
 
 
-def _as_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+def _as_is(batch: Any) -> Any:
     return batch
 
 
@@ -45,6 +47,10 @@ class LatentDataModule(lightning.LightningDataModule):
     batch_size
         Rows of a training batch; a last incomplete batch is left out.
     """
+
+    #: seed of the order of the rows; epoch and number of its batches to begin with
+    seed: int = 0
+    start: tuple[int, int] = (0, 0)
 
     def __init__(
         self,
@@ -63,8 +69,11 @@ class LatentDataModule(lightning.LightningDataModule):
 
     def _loader(self, rows: np.ndarray, *, shuffle: bool) -> DataLoader:
         part = _Rows({k: v[torch.as_tensor(rows)] for k, v in self.tensors.items()})
-        options: dict[str, Any] = {"shuffle": shuffle, "drop_last": shuffle, "collate_fn": _as_is}
-        return DataLoader(part, batch_size=min(self.batch_size, len(rows)) if shuffle else 4096, **options)
+        if not shuffle:
+            return own_generator(DataLoader(part, batch_size=4096, collate_fn=_as_is))
+        size = min(self.batch_size, len(rows))
+        order = EpochSampler(len(rows), seed=self.seed, start=(self.start[0], self.start[1] * size))
+        return own_generator(DataLoader(part, batch_size=size, sampler=order, drop_last=True, collate_fn=_as_is))
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled batches of training rows."""

@@ -6,7 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from scvi import settings as scvi_settings
 from scvi.dataloaders import DataSplitter
+from torch.utils.data import DataLoader
+
+from isd.model._order import EpochBatches, own_generator
 
 
 class SparseDataSplitter(DataSplitter):
@@ -18,8 +22,31 @@ class SparseDataSplitter(DataSplitter):
         Of :class:`scvi.dataloaders.DataSplitter`.
     """
 
+    #: seed of the order of the rows; epoch and number of its batches to begin with
+    seed: int = 0
+    start: tuple[int, int] = (0, 0)
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, load_sparse_tensor=True, **kwargs)
+
+    def train_dataloader(self) -> DataLoader:
+        """Batches of training rows, in an order that follows from seed and epoch."""
+        size = self.data_loader_kwargs["batch_size"]
+        rows = self.adata_manager.create_torch_dataset(
+            indices=self.train_idx, load_sparse_tensor=self.load_sparse_tensor
+        )
+        workers = {
+            "num_workers": scvi_settings.dl_num_workers,
+            "persistent_workers": scvi_settings.dl_persistent_workers,
+        }
+        # the sampler gives whole batches: a batch is one read of the data
+        batches = EpochBatches(len(self.train_idx), size, seed=self.seed, start=self.start)
+        return own_generator(DataLoader(rows, sampler=batches, batch_size=None, pin_memory=self.pin_memory, **workers))
+
+    def val_dataloader(self) -> DataLoader | None:
+        """Batches of validation rows."""
+        loader = super().val_dataloader()
+        return None if loader is None else own_generator(loader)
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Leave sparse tensors sparse: scvi's own hook makes them dense again."""

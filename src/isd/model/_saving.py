@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -18,6 +19,7 @@ from isd.model._bounds import DTYPES, check_numbers, described_by
 from isd.model._fields import GENES_KEY, GenesField
 from isd.model._files import ADATA_FILE, MODEL_FILE, check_adata_file, read_model, write_folder, write_model
 from isd.model._pickled import read_pickled
+from isd.model._state import TRAINING_FILE
 from isd.model._validation import check_features
 
 _ARRAY_PREFIX = "array."
@@ -31,6 +33,10 @@ class Saving(BaseModelClass):
     _colors: list[str] | None
     _adata: AnnData | None
     _var: pd.DataFrame | None
+    #: file that the next save takes into its folder: the state of a training that is not finished
+    _state_to_save: Path | None = None
+    #: model whose folder holds this one's, while a training saves both
+    _saved_within: Any = None
 
     def _attributes(self) -> dict[str, Any]:
         """Public attributes that end in ``_``, as scvi saves them; arrays and the registry go elsewhere."""
@@ -53,6 +59,19 @@ class Saving(BaseModelClass):
 
     def _check_consistent(self) -> None:
         """Raise when parts of the model no longer belong together."""
+
+    @property
+    def training_finished(self) -> bool:
+        """Whether the last training ran to its end; ``False`` where it was stopped and can go on, or none was begun."""
+        return bool(getattr(self, "training_finished_", self.is_trained_))
+
+    def _checkpoint_call(self) -> dict[str, Any]:
+        """What must be the same for a training to go on."""
+        return {}
+
+    def _checkpoint_notes(self) -> dict[str, Any]:
+        """Plain data that a checkpoint of a training keeps besides."""
+        return {}
 
     def _save_beside(self, folder: Path) -> None:
         """Write what is saved beside the model (its VAE)."""
@@ -123,6 +142,8 @@ class Saving(BaseModelClass):
             elif save_anndata:
                 self.adata.write_h5ad(folder / ADATA_FILE, **anndata_write_kwargs)
             self._save_beside(folder)
+            if self._state_to_save is not None:
+                os.replace(self._state_to_save, folder / TRAINING_FILE)
             write_model(folder, meta, tensors, features)
 
         write_folder(dir_path, fill, overwrite=overwrite)
