@@ -27,6 +27,16 @@ def test_what_breaks_off_leaves_the_older_file_and_nothing_else(tmp_path, error)
     assert (path.read_text(), names(tmp_path)) == ("new", ["table.csv"])
 
 
+def test_hdf5_on_a_full_disk_says_so(tmp_path):
+    with pytest.raises(OSError, match="File too large") as caught, whole_file(tmp_path / "a.h5ad"):
+        raise RuntimeError(
+            "Can't decrement id ref count (unable to extend file properly, errno = 27, error message = '...')"
+        )
+    assert (caught.value.errno, names(tmp_path)) == (27, [])
+    with pytest.raises(RuntimeError, match="something else"), whole_file(tmp_path / "a.h5ad"):
+        raise RuntimeError("something else")
+
+
 def test_a_folder_is_no_file(tmp_path):
     with pytest.raises(IsADirectoryError, match="name of a file"), whole_file(tmp_path):
         pass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -53,7 +54,8 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     new = beside(path)
     try:
         new.touch()
-        yield new
+        with disk_errors(path):
+            yield new
         sync(new)
         os.replace(new, path)
         sync(path.parent)
@@ -90,12 +92,31 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
     new = beside(path)
     new.mkdir()
     try:
-        yield new
+        with disk_errors(path):
+            yield new
         sync_tree(new)
         swap(new, path)
         sync(path.parent)
     finally:
         shutil.rmtree(new, ignore_errors=True)
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Tell of a full disk as such: HDF5 raises a ``RuntimeError`` where closing a file fails.
+
+    Raises
+    ------
+    OSError
+        With the number that the system gave.
+    """
+    try:
+        yield
+    except RuntimeError as e:
+        if (found := re.search(r"errno = (\d+)", str(e))) is None:
+            raise
+        code = int(found[1])
+        raise OSError(code, os.strerror(code), str(path)) from e
 
 
 def swap(new: Path, path: Path) -> None:

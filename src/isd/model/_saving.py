@@ -18,6 +18,7 @@ from scvi.model.base import BaseModelClass
 from isd.model._bounds import DTYPES, check_numbers, described_by
 from isd.model._fields import GENES_KEY, GenesField
 from isd.model._files import ADATA_FILE, MODEL_FILE, check_adata_file, read_model, write_folder, write_model
+from isd.model._hub import Sharing
 from isd.model._pickled import read_pickled
 from isd.model._state import TRAINING_FILE
 from isd.model._validation import check_features
@@ -27,7 +28,7 @@ _WEIGHT_PREFIX = "module."
 _FIELDS, _STATE = "field_registries", "state_registry"
 
 
-class Saving(BaseModelClass):
+class Saving(Sharing, BaseModelClass):
     """What all models do with files."""
 
     _colors: list[str] | None

@@ -15,7 +15,7 @@ import numpy as np
 from anndata import AnnData
 from scipy import sparse
 
-from isd._atomic import recover, swap, sync, sync_tree, whole_file
+from isd._atomic import disk_errors, recover, swap, sync, sync_tree, whole_file
 from isd._progress import track
 from isd.model._generated import TILE, Cells, decode_counts, log_normalized
 
@@ -178,7 +178,7 @@ class Stream:
         whole = self.partial / f"whole{self.path.suffix}"
         _remove(whole)
         chunks = self._chunks(frame.n_obs, frame.n_vars)
-        with _new_store(whole, frame) as store:
+        with disk_errors(self.path), _new_store(whole, frame) as store:
             names = ["X"] if layer is None else ["X", f"layers/{layer}"]
             for i, (_, name) in enumerate(track(chunks, "Writing", progress=progress)):
                 counts = self._counts(name, frame.n_vars)
