@@ -170,7 +170,7 @@ def sync_tree(path: Path) -> None:
 def sync(path: Path) -> None:
     """Have the bytes of a file, or the names in a folder, written to the disk."""
     try:
-        handle = os.open(path, os.O_RDONLY)
+        handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     except OSError:
         if path.is_dir():  # Windows opens no folders
             return
@@ -195,6 +195,8 @@ def _old(path: Path) -> Path:
 
 
 def _alive(pid: int) -> bool:
+    if os.name == "nt":  # where signal 0 is Ctrl-C and no question
+        return True
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
