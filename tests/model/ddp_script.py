@@ -94,8 +94,8 @@ def main(folder: Path) -> None:
         **DDP,
     )
     written = []
-    write = isd.model._base.write_folder
-    isd.model._base.write_folder = lambda path, *a, **k: (written.append(Path(path).name), write(path, *a, **k))
+    write = isd.model._saving.write_folder
+    isd.model._saving.write_folder = lambda path, *a, **k: (written.append(Path(path).name), write(path, *a, **k))
     model.save(folder / "model")
     isd.tl.generate(model, part=(rank + 1, 2), backed=folder / f"part_{rank}.h5ad", **GENERATE)
     seen = {

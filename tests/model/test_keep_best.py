@@ -29,3 +29,22 @@ def test_without_validation_weights_stay():
     keep.on_validation_end(trainer, plan)
     keep.on_train_end(trainer, plan)
     assert torch.equal(layer.weight, before)
+
+
+def test_a_checkpoint_keeps_the_best_weights_and_the_patience():
+    layer = torch.nn.Linear(2, 1)
+    plan, trainer = SimpleNamespace(module=layer), SimpleNamespace(sanity_checking=False, should_stop=False)
+    keep = KeepBest(patience=2)
+    with torch.no_grad():
+        layer.weight.fill_(7.0)
+    for loss in (1.0, 2.0):
+        trainer.callback_metrics = {"validation_loss": torch.tensor(loss)}
+        keep.on_validation_end(trainer, plan)
+    with torch.no_grad():
+        layer.weight.fill_(8.0)
+    later = KeepBest(patience=2)
+    later.load_state_dict(keep.state_dict())
+    later.on_validation_end(trainer, plan)
+    assert trainer.should_stop
+    later.on_train_end(trainer, plan)
+    assert (layer.weight == 7.0).all()

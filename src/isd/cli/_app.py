@@ -20,6 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import isd
+from isd._atomic import whole_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -189,12 +190,14 @@ def demo(
             fake = isd.tl.generate(model, n_obs=n_test, labels="match", guidance_scale=guidance_scale, seed=seed)
         with step("judging them against the held-out cells"):
             table = isd.metrics.evaluate(adata, fake, labels_key=labels_key, n_jobs=n_jobs, seed=seed)
-            table.to_csv(out / "metrics.csv", index=False)
+            with whole_file(out / "metrics.csv") as new:
+                table.to_csv(new, index=False)
         with step("pictures"):
             isd.pl.umap_compare(adata, fake, color=labels_key, show=False, save=out / "umap.png")
             isd.pl.roc(fake, show=False, save=out / "roc.png")
         with step(f"writing {out}"):
-            fake.write_h5ad(out / "generated.h5ad")
+            with whole_file(out / "generated.h5ad") as new:
+                fake.write_h5ad(new)
         _summary(table, everything=False)
         typer.echo(_last_line(fake, table, out, step.elapsed))
 
@@ -252,7 +255,8 @@ def evaluate(
                 seed=seed,
             )  # fmt: skip
             if out is not None:
-                table.to_csv(out, index=False)
+                with whole_file(out) as new:
+                    table.to_csv(new, index=False)
         if report is not None:
             with step(f"writing {report}"):
                 isd.report(

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import rich.pretty  # noqa: F401  scvi's view_anndata_setup uses it without importing it
-import torch
 from anndata import AnnData
 from pandas.api.types import infer_dtype
 from scvi import REGISTRY_KEYS
@@ -25,23 +23,18 @@ from scvi.data.fields import (
     NumericalJointObsField,
     NumericalObsField,
 )
-from scvi.model._utils import parse_device_args
-from scvi.model.base import BaseModelClass
 from scvi.utils import setup_anndata_dsp
 
 from isd._constants import GENE_ID, SPLIT_KEY
 from isd._hash import fingerprint, hash_names
-from isd._processes import process_rank
 from isd.model._fields import GENES_KEY, GenesField, LabelsField
-from isd.model._files import ADATA_FILE, MODEL_FILE, read_model, write_folder, write_model
 from isd.model._mudata import prepare_mudata
+from isd.model._saving import Saving
 from isd.model._training import resolve_split
-from isd.model._validation import as_csr_in_place, validate_adata
+from isd.model._validation import as_csr_in_place, check_features, validate_adata
 from isd.pp._mudata import ISOFORM
 from isd.settings import settings
 
-_ARRAY_PREFIX = "array."
-_WEIGHT_PREFIX = "module."
 _FIELDS, _STATE = "field_registries", "state_registry"
 
 
@@ -53,7 +46,7 @@ def quiet_setup() -> Iterator[None]:
         yield
 
 
-class IsdModel(BaseModelClass):
+class IsdModel(Saving):
     """Base of the models of :mod:`isd.model`."""
 
     #: colours of the labels where no AnnData is attached
@@ -401,222 +394,8 @@ class IsdModel(BaseModelClass):
         before = np.zeros(0, dtype=np.uint64) if self.train_obs_hash is None else self.train_obs_hash
         self.train_obs_hash_ = np.union1d(before, seen)
 
-    # -- files -------------------------------------------------------------------------------------------------
-
-    def _attributes(self) -> dict[str, Any]:
-        """Public attributes that end in ``_``, as scvi saves them; arrays and the registry go elsewhere."""
-        skip = {"registry_"}
-        return {
-            k: v
-            for k, v in self.__dict__.items()
-            if k.endswith("_") and not k.startswith("_") and k not in skip and not isinstance(v, np.ndarray)
-        }
-
-    def _extra_meta(self) -> dict[str, Any]:
-        return {}
-
-    def _extra_tensors(self) -> dict[str, torch.Tensor]:
-        """Tensors that are saved besides those of the module."""
-        return {}
-
-    def _restore_extra(self, meta: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
-        """Take back what :meth:`_extra_meta` and :meth:`_extra_tensors` saved."""
-
-    def _check_consistent(self) -> None:
-        """Raise when parts of the model no longer belong together."""
-
-    def _save_beside(self, folder: Path) -> None:
-        """Write what is saved beside the model (its VAE)."""
-
-    def save(  # type: ignore[override]
-        self,
-        dir_path: str | Path,
-        *,
-        overwrite: bool = False,
-        save_anndata: bool = False,
-        **anndata_write_kwargs: Any,
-    ) -> None:
-        """Save the model to a folder of safetensors and JSON files.
-
-        Parameters
-        ----------
-        dir_path
-            Folder to write. It appears when it is whole; an interrupted save leaves the older one.
-        overwrite
-            Whether a model that is there may be replaced.
-        save_anndata
-            Whether to write the AnnData beside (``adata.h5ad``), so that :meth:`load` needs no other data.
-        **anndata_write_kwargs
-            Passed to :meth:`anndata.AnnData.write_h5ad`.
-
-        Raises
-        ------
-        ValueError
-            If the folder exists and ``overwrite`` is off, or is no model; if there is no AnnData to save.
-
-        Notes
-        -----
-        Of several processes that trained together (``strategy="ddp"``), the first writes and the others do nothing.
-        """
-        if process_rank():
-            return
-        self._check_consistent()
-        if save_anndata and self._adata is None:
-            raise ValueError("save_anndata=True, but the model was loaded without data.")
-        table = self.feature_table
-        features = {
-            "var_names": list(map(str, self.feature_names)),
-            "columns": {c: [None if pd.isna(v) else str(v) for v in table[c]] for c in table.columns},
-        }
-        registry = {**self.registry_, _FIELDS: dict(self.registry_[_FIELDS])}
-        x_field = dict(registry[_FIELDS][REGISTRY_KEYS.X_KEY])
-        # names of features stand once, in features.json
-        x_field[_STATE] = {k: v for k, v in x_field[_STATE].items() if k != "column_names"}
-        registry[_FIELDS][REGISTRY_KEYS.X_KEY] = x_field
-        if self.gene_key is not None:
-            # so do genes
-            state = self._state(GENES_KEY)
-            features["genes"] = {k: np.asarray(v).tolist() for k, v in state.items()}
-            registry[_FIELDS][GENES_KEY] = {**registry[_FIELDS][GENES_KEY], _STATE: {}}
-        tensors = {_WEIGHT_PREFIX + k: v for k, v in self.module.state_dict().items()} | self._extra_tensors()
-        for name, value in self.__dict__.items():
-            if name.endswith("_") and isinstance(value, np.ndarray):
-                # torch's uint64 has few friends: such arrays travel as int64 of the same bits
-                plain = value.view(np.int64) if value.dtype == np.uint64 else value
-                tensors[_ARRAY_PREFIX + f"{value.dtype}." + name] = torch.from_numpy(np.ascontiguousarray(plain).copy())
-        meta = {
-            "class": type(self).__name__,
-            "fingerprint": self.fingerprint,
-            "colors": self.label_colors,
-            "attributes": self._attributes(),
-            "registry": registry,
-            **self._extra_meta(),
-        }
-
-        def fill(folder: Path) -> None:
-            if save_anndata and self.adata.isbacked:
-                # writing would move the caller's AnnData over to the new file
-                self.adata.copy(filename=folder / ADATA_FILE).file.close()
-            elif save_anndata:
-                self.adata.write_h5ad(folder / ADATA_FILE, **anndata_write_kwargs)
-            self._save_beside(folder)
-            write_model(folder, meta, tensors, features)
-
-        write_folder(dir_path, fill, overwrite=overwrite)
-
-    @classmethod
-    def _build(cls, adata: AnnData | None, registry: dict[str, Any], init_params: dict[str, Any], **extra: Any) -> Self:
-        return cls(adata, registry=None if adata is not None else registry, **init_params, **extra)
-
-    @classmethod
-    def _load(
-        cls,
-        dir_path: str | Path,
-        adata: AnnData | bool | None,
-        accelerator: str,
-        device: int | str,
-        **extra: Any,
-    ) -> Self:
-        if not (adata is None or adata is False or isinstance(adata, AnnData)):
-            raise TypeError(f"adata must be an AnnData, None or False, got {adata!r}.")
-        path = Path(dir_path)
-        meta, tensors, features = read_model(path, cls.__name__)
-        if adata is None and (path / ADATA_FILE).exists():
-            import anndata
-
-            adata = anndata.read_h5ad(path / ADATA_FILE)
-        registry = meta["registry"]
-        registry[_FIELDS][REGISTRY_KEYS.X_KEY][_STATE]["column_names"] = np.array(features["var_names"], dtype=object)
-        if "genes" in features:
-            registry[_FIELDS][GENES_KEY][_STATE] = GenesField.state(**features["genes"])
-        data = adata if isinstance(adata, AnnData) else None
-        if data is not None:
-            check_features(pd.Index(features["var_names"]), data.var_names)
-            cls.setup_anndata(data, source_registry=registry, **registry["setup_args"])
-        attributes = meta["attributes"]
-        init_params = attributes.pop("init_params_")["non_kwargs"]
-        model = cls._build(data, registry, {k: v for k, v in init_params.items() if k not in extra}, **extra)
-        state = {k[len(_WEIGHT_PREFIX) :]: v for k, v in tensors.items() if k.startswith(_WEIGHT_PREFIX)}
-        expected = {k: tuple(v.shape) for k, v in model.module.state_dict().items()}
-        found = {k: tuple(v.shape) for k, v in state.items()}
-        if expected != found:
-            odd = sorted(k for k in expected.keys() | found.keys() if expected.get(k) != found.get(k))
-            raise ValueError(
-                f"{path} does not fit its own description: {len(odd)} tensors differ ({', '.join(odd[:3])})."
-            )
-        model.module.load_state_dict(state)
-        for name, value in attributes.items():
-            setattr(model, name, value)
-        for name, value in tensors.items():
-            if name.startswith(_ARRAY_PREFIX):
-                dtype, key = name[len(_ARRAY_PREFIX) :].split(".", 1)
-                setattr(model, key, value.numpy().view(np.dtype(dtype)).copy())
-        model._restore_extra(meta, tensors)
-        model._colors = meta["colors"]
-        if features["columns"]:
-            model._var = pd.DataFrame(features["columns"], index=pd.Index(features["var_names"]))
-        _, _, torch_device = parse_device_args(
-            accelerator=accelerator, devices=device, return_device="torch", validate_single_device=True
-        )
-        model.to_device(torch_device)
-        model.module.eval()
-        if meta["fingerprint"] is not None and model.fingerprint != meta["fingerprint"]:
-            raise ValueError(f"{path}: the weights do not have the fingerprint that {MODEL_FILE} gives them.")
-        return model
-
-    @classmethod
-    def load(  # type: ignore[override]
-        cls,
-        dir_path: str | Path,
-        adata: AnnData | bool | None = None,
-        accelerator: str = "auto",
-        device: int | str = "auto",
-    ) -> Self:
-        """Load a model that :meth:`save` wrote; nothing in the folder is executed.
-
-        Parameters
-        ----------
-        dir_path
-            Folder of the model.
-        adata
-            Data to attach, with the model's features in the model's order. ``None`` takes the AnnData in the folder if
-            there is one, else none; ``False`` takes none. Generating needs none.
-        accelerator, device
-            Where to put the model.
-
-        Raises
-        ------
-        FileNotFoundError
-            If the folder holds no model.
-        ValueError
-            If files are damaged, or the features of ``adata`` are others or in another order.
-        """
-        return cls._load(dir_path, adata, accelerator, device)
-
 
 def text_columns(var: pd.DataFrame) -> pd.DataFrame:
     """Columns of ``var`` that describe features in words; numbers there are statistics of the real data."""
     keep = [c for c in var.columns if infer_dtype(var[c].astype(object), skipna=True) == "string"]
     return pd.DataFrame({str(c): var[c].astype(object).to_numpy() for c in keep}, index=var.index.astype(str))
-
-
-def check_features(expected: pd.Index, given: pd.Index) -> None:
-    """Raise when features are not the model's, in the model's order.
-
-    Raises
-    ------
-    ValueError
-        Saying how many are missing, or that the order differs, and what to do.
-    """
-    if len(expected) == len(given) and (np.asarray(expected, dtype=object) == np.asarray(given, dtype=object)).all():
-        return
-    missing = expected.difference(given)
-    if len(missing):
-        raise ValueError(
-            f"adata lacks {len(missing)} of the model's {len(expected)} features ({', '.join(map(str, missing[:5]))}); "
-            "the model can only read data with all of them."
-        )
-    raise ValueError(
-        "adata has the model's features in another order or with others among them. "
-        "Align it first: adata = adata[:, model.feature_names].copy()."
-    )

@@ -138,6 +138,7 @@ class Classifier(IsdModel):
         early_stopping_patience: int = 5,
         checkpoint_every: int | None = None,
         checkpoint_dir: str | Path | None = None,
+        resume: bool | str | Path | None = None,
         log_every: int = 10,
         accelerator: str = "auto",
         devices: int | list[int] | str = "auto",
@@ -154,7 +155,7 @@ class Classifier(IsdModel):
         batch_size, lr, weight_decay, lr_schedule
             Of the optimiser (AdamW); ``None`` follows the preset and the number of cells. Several processes split each
             batch.
-        early_stopping, early_stopping_patience, checkpoint_every, checkpoint_dir, log_every
+        early_stopping, early_stopping_patience, checkpoint_every, checkpoint_dir, resume, log_every
             As in :meth:`VAE.train`.
         accelerator, devices, progress, seed
             As in :meth:`VAE.train`.
@@ -187,6 +188,8 @@ class Classifier(IsdModel):
                 "early_stopping_patience": early_stopping_patience,
                 "checkpoint_every": checkpoint_every,
                 "checkpoint_dir": checkpoint_dir,
+                "resume": resume,
+                "seed": seed,
                 "log_every": log_every,
                 "progress": progress,
             },
@@ -272,6 +275,9 @@ class Classifier(IsdModel):
         """
         return lambda x, t: self.module.log_prob(x, t, codes)
 
+    def _checkpoint_call(self) -> dict[str, Any]:
+        return {"diffusion model": self.diffusion.fingerprint}
+
     def _extra_meta(self) -> dict[str, Any]:
         return {UNS_KEY: {"diffusion_fingerprint": self.diffusion_fingerprint_}}
 
@@ -284,6 +290,7 @@ class Classifier(IsdModel):
         device: int | str = "auto",
         *,
         diffusion: LatentDiffusion | None = None,
+        allow_pickle: bool = False,
     ) -> Self:
         """Load a classifier for the diffusion model that it was trained with.
 
@@ -297,6 +304,8 @@ class Classifier(IsdModel):
             Where to put the model.
         diffusion
             The diffusion model, loaded before.
+        allow_pickle
+            As in :meth:`VAE.load`.
 
         Raises
         ------
@@ -305,7 +314,7 @@ class Classifier(IsdModel):
         ValueError
             If it is another diffusion model than the classifier was trained with.
         """
-        model = cls._load(dir_path, adata, accelerator, device, diffusion=diffusion)
+        model = cls._load(dir_path, adata, accelerator, device, allow_pickle, diffusion=diffusion)
         check_belongs(model, model.diffusion)
         return model
 

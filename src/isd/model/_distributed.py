@@ -20,6 +20,8 @@ from scvi.train._callbacks import LoudEarlyStopping
 from scvi.train._logger import SimpleLogger
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from isd.model._order import EpochBatches
+
 _PLAIN_DDP = "ddp"
 
 
@@ -39,7 +41,9 @@ class SharedBatches(Sampler[list[int]]):
     rank, size
         This process, and how many there are.
     seed
-        Seed of the order of the rows.
+        Seed of the order of the rows: that of one process.
+    start
+        An epoch and the number of its batches that were seen before: they are left out of that epoch.
 
     Raises
     ------
@@ -53,25 +57,25 @@ class SharedBatches(Sampler[list[int]]):
     ([2], 4)
     """
 
-    def __init__(self, n: int, batch_size: int, *, rank: int, size: int, seed: int = 0) -> None:
+    def __init__(
+        self, n: int, batch_size: int, *, rank: int, size: int, seed: int = 0, start: tuple[int, int] = (0, 0)
+    ) -> None:
         if batch_size < size:
             raise ValueError(
                 f"a batch of {batch_size} cells cannot be split over {size} processes; give batch_size of at least "
                 f"{size}, or fewer devices."
             )
-        self.n, self.batch_size, self.rank, self.size, self.seed = n, batch_size, rank, size, seed
-        self.epoch = 0
+        self.n, self.batch_size, self.rank, self.size = n, batch_size, rank, size
+        self.batches = EpochBatches(n, batch_size, seed=seed, start=start)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of this epoch; Lightning calls it."""
-        self.epoch = epoch
+        self.batches.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[list[int]]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.n)
         whole = self.batch_size // self.size * self.size
-        for i in range(len(self)):
-            start = i * self.batch_size
-            yield order[start : start + whole][self.rank :: self.size].tolist()
+        for batch in self.batches:
+            yield batch[:whole][self.rank :: self.size]
 
     def __len__(self) -> int:
         return self.n // self.batch_size

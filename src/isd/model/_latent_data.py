@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from isd.model._distributed import SharedBatches, SharedRows, batches_loader, place
+from isd.model._order import EpochSampler, own_generator
 
 
 class _Rows(Dataset):
@@ -31,7 +32,7 @@ class _Rows(Dataset):
         return {k: v[rows] for k, v in self.tensors.items()}
 
 
-def _as_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+def _as_is(batch: Any) -> Any:
     return batch
 
 
@@ -48,8 +49,9 @@ class LatentDataModule(lightning.LightningDataModule):
         Rows of a training batch, all processes together; a last incomplete batch is left out.
     """
 
-    #: Seed of the order of the rows where several processes share batches.
+    #: seed of the order of the rows; epoch and number of its batches to begin with
     seed: int = 0
+    start: tuple[int, int] = (0, 0)
 
     def __init__(
         self,
@@ -68,16 +70,26 @@ class LatentDataModule(lightning.LightningDataModule):
 
     def _loader(self, rows: np.ndarray, *, shuffle: bool) -> DataLoader:
         part = _Rows({k: v[torch.as_tensor(rows)] for k, v in self.tensors.items()})
-        rank, size = place(self)
-        if size > 1:
+        rank, n_processes = place(self)
+        if n_processes > 1:
             batches: Sampler[list[int]] = (
-                SharedBatches(len(rows), min(self.batch_size, len(rows)), rank=rank, size=size, seed=self.seed)
+                SharedBatches(
+                    len(rows),
+                    min(self.batch_size, len(rows)),
+                    rank=rank,
+                    size=n_processes,
+                    seed=self.seed,
+                    start=self.start,
+                )
                 if shuffle
-                else SharedRows(len(rows), 4096, rank=rank, size=size)
+                else SharedRows(len(rows), 4096, rank=rank, size=n_processes)
             )
-            return batches_loader(part, batches)
-        options: dict[str, Any] = {"shuffle": shuffle, "drop_last": shuffle, "collate_fn": _as_is}
-        return DataLoader(part, batch_size=min(self.batch_size, len(rows)) if shuffle else 4096, **options)
+            return own_generator(batches_loader(part, batches))
+        if not shuffle:
+            return own_generator(DataLoader(part, batch_size=4096, collate_fn=_as_is))
+        size = min(self.batch_size, len(rows))
+        order = EpochSampler(len(rows), seed=self.seed, start=(self.start[0], self.start[1] * size))
+        return own_generator(DataLoader(part, batch_size=size, sampler=order, drop_last=True, collate_fn=_as_is))
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled batches of training rows."""

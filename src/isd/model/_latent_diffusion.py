@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -10,10 +11,12 @@ import numpy as np
 import torch
 from anndata import AnnData
 
+from isd._atomic import recover
 from isd._constants import SPLIT_KEY
 from isd._hash import fingerprint
 from isd.diffusion import Parametrization, get_schedule
 from isd.model._base import IsdModel
+from isd.model._checkpoint import Checkpoints
 from isd.model._latent_data import LatentDataModule
 from isd.model._latent_densities import (
     FEW_CELLS,
@@ -35,12 +38,11 @@ from isd.model._presets import (
     resolve,
 )
 from isd.model._pretrained_diffusion import PretrainedDiffusionMixin
+from isd.model._state import TRAINING_FILE
 from isd.model._training import LRSchedule, fit, seeded, settle
-from isd.model._vae import VAE
+from isd.model._vae import VAE, VAE_FOLDER
 from isd.module import LatentDiffusionModule
 from isd.settings import settings
-
-VAE_FOLDER = "vae"
 
 
 class LatentDiffusion(PretrainedDiffusionMixin, IsdModel):
@@ -126,6 +128,7 @@ class LatentDiffusion(PretrainedDiffusionMixin, IsdModel):
         self.module_params = resolve(given, rule)
         get_schedule(self.module_params["schedule"])  # an unknown name is told now, not after the VAE's training
         self._vae: VAE | None = None
+        self._vae_given = vae is not None
         if vae is not None:
             self._attach(vae, check_trained=_check_vae)
         elif adata is not None:
@@ -237,6 +240,7 @@ class LatentDiffusion(PretrainedDiffusionMixin, IsdModel):
         early_stopping_patience: int = 5,
         checkpoint_every: int | None = None,
         checkpoint_dir: str | Path | None = None,
+        resume: bool | str | Path | None = None,
         log_every: int = 10,
         accelerator: str = "auto",
         devices: int | list[int] | str = "auto",
@@ -263,7 +267,13 @@ class LatentDiffusion(PretrainedDiffusionMixin, IsdModel):
         early_stopping, early_stopping_patience
             Stop when the loss of the validation cells has not improved for so many validations.
         checkpoint_every, checkpoint_dir
-            Save the model every so many steps to this folder.
+            Save the model every so many steps to this folder, and with it the state that the training needs to go on. Without
+            ``checkpoint_every``, ten times. The folder holds a model as :meth:`save` writes it, at any time.
+        resume
+            ``True``: go on with the training in ``checkpoint_dir``, if there is one, to the same weights as without the
+            interruption (bit for bit on a CPU); a folder: with that in it. ``max_minutes`` is then the length of this call,
+            and the learning rate follows the steps of the whole. ``False``: begin anew. ``None``: begin anew, and refuse to
+            overwrite a training that is not finished.
         log_every
             Steps between logged values.
         accelerator, devices
@@ -282,7 +292,7 @@ class LatentDiffusion(PretrainedDiffusionMixin, IsdModel):
         self._validate_anndata()
         train_idx, val_idx, test_idx = self._rows()
         n_train = len(train_idx)
-        if self.vae.is_trained and vae_kwargs:
+        if self.vae.is_trained and vae_kwargs and resume in (None, False):
             raise ValueError("vae_kwargs was given, but the vae is trained already.")
         vae_options: dict[str, Any] = {
             "accelerator": accelerator,
@@ -291,12 +301,14 @@ class LatentDiffusion(PretrainedDiffusionMixin, IsdModel):
             "seed": seed,
             **{name: trainer_kwargs[name] for name in ("strategy", "num_nodes") if name in trainer_kwargs},
         }
+        vae_options |= {"checkpoint_every": checkpoint_every, "checkpoint_dir": checkpoint_dir, "resume": resume}
         vae_options |= vae_kwargs or {}
-        vae_minutes = None
-        if max_minutes is not None and not self.vae.is_trained:
-            if max_minutes > 0 and not {"max_minutes", "max_steps", "max_epochs"} & set(vae_options):
-                vae_minutes, max_minutes = 0.6 * max_minutes, 0.4 * max_minutes
-                vae_options["max_minutes"] = vae_minutes
+        in_sittings, began = resume not in (None, False), time.monotonic()
+        if max_minutes is not None and max_minutes > 0 and not self.vae.is_trained:
+            if in_sittings:
+                vae_options.setdefault("max_minutes", max_minutes)
+            elif not {"max_minutes", "max_steps", "max_epochs"} & set(vae_options):
+                vae_options["max_minutes"], max_minutes = 0.6 * max_minutes, 0.4 * max_minutes
         settled = settle(
             {
                 "max_steps": max_steps,
@@ -319,6 +331,8 @@ class LatentDiffusion(PretrainedDiffusionMixin, IsdModel):
                 "early_stopping_patience": early_stopping_patience,
                 "checkpoint_every": checkpoint_every,
                 "checkpoint_dir": checkpoint_dir,
+                "resume": resume,
+                "seed": seed,
                 "log_every": log_every,
                 "progress": progress,
             },
@@ -331,8 +345,10 @@ class LatentDiffusion(PretrainedDiffusionMixin, IsdModel):
                 UserWarning,
                 stacklevel=2,
             )
-        if not self.vae.is_trained:
-            self.vae.train(**vae_options)
+        if not self._have_vae(settled.checkpoints, vae_options):
+            return
+        if in_sittings and settled.max_minutes is not None:
+            settled.max_minutes = max(settled.max_minutes - (time.monotonic() - began) / 60, 1e-3)
         tensors = self.latent_tensors(progress=progress)
         if self.pretrained_ is not None and self.pretrained_["vae"] == self.vae.fingerprint:
             self._widen_range(tensors, train_idx)
@@ -365,6 +381,36 @@ class LatentDiffusion(PretrainedDiffusionMixin, IsdModel):
         if self.pretrained_ is None:
             return rule
         return {key: value for key, value in pretrained_train(rule, n_train).items() if key in rule}
+
+    def _have_vae(self, checkpoints: Checkpoints, options: dict[str, Any]) -> bool:
+        """Train the VAE, or take that of a checkpoint; whether it is ready."""
+        if checkpoints.source is not None and checkpoints.notes is not None:
+            told = checkpoints.notes["vae"]
+            if self.vae.fingerprint == told:
+                return True
+            vae = VAE.load(checkpoints.source.parent / VAE_FOLDER, False)
+            if vae.fingerprint != told or (self._vae_given and self.vae.is_trained):
+                raise ValueError(
+                    f"{checkpoints.source.parent} goes on with the vae {told}, and the model has another one "
+                    f"({self.vae.fingerprint}). Give LatentDiffusion(adata, vae) the one that it began with, or none."
+                )
+            vae._attach_data(self.adata)
+            vae.module.sparse_input = checkpoints.notes["sparse_input"]
+            self._vae = vae
+            return True
+        begun = checkpoints.folder is not None and (checkpoints.folder / VAE_FOLDER / TRAINING_FILE).is_file()
+        begun = begun and checkpoints.resume not in (None, False)
+        if not self.vae.is_trained or begun or not (self._vae_given or self.vae.training_finished):
+            self.vae._saved_within = self
+            try:
+                self.vae.train(**options)
+            finally:
+                self.vae._saved_within = None
+            return self.vae.training_finished
+        return True
+
+    def _checkpoint_notes(self) -> dict[str, Any]:
+        return {"vae": self.vae.fingerprint, "sparse_input": self.vae.module.sparse_input}
 
     def _rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Rows of the attached data to train on: those of the split in ``obs``, else those that the VAE has seen."""
@@ -465,6 +511,7 @@ class LatentDiffusion(PretrainedDiffusionMixin, IsdModel):
         device: int | str = "auto",
         *,
         vae: VAE | None = None,
+        allow_pickle: bool = False,
     ) -> Self:
         """Load a model and its VAE; nothing in the folder is executed.
 
@@ -479,6 +526,8 @@ class LatentDiffusion(PretrainedDiffusionMixin, IsdModel):
             Where to put the model.
         vae
             The model's VAE, if it is in memory already.
+        allow_pickle
+            As in :meth:`VAE.load`.
 
         Raises
         ------
@@ -488,9 +537,10 @@ class LatentDiffusion(PretrainedDiffusionMixin, IsdModel):
             If files are damaged, the VAE is another one than the model was trained with, or the features of ``adata``
             are others or in another order.
         """
+        recover(Path(dir_path))
         if vae is None:
-            vae = VAE.load(Path(dir_path) / VAE_FOLDER, False, accelerator, device)
-        model = cls._load(dir_path, adata, accelerator, device, vae=vae, _check_vae=False)
+            vae = VAE.load(Path(dir_path) / VAE_FOLDER, False, accelerator, device, allow_pickle=allow_pickle)
+        model = cls._load(dir_path, adata, accelerator, device, allow_pickle, vae=vae, _check_vae=False)
         if model._adata is not None and vae._adata is None:
             vae._attach_data(model._adata)
         return model

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from scvi import settings as scvi_settings
 from scvi.dataloaders import DataSplitter
 from torch.utils.data import DataLoader, Sampler
 
 from isd.model._distributed import SharedBatches, SharedRows, batches_loader, place
+from isd.model._order import EpochBatches, own_generator
 
 
 class SparseDataSplitter(DataSplitter):
@@ -21,35 +23,45 @@ class SparseDataSplitter(DataSplitter):
         Of :class:`scvi.dataloaders.DataSplitter`.
     """
 
-    #: Seed of the order of the rows where several processes share batches.
+    #: seed of the order of the rows; epoch and number of its batches to begin with
     seed: int = 0
+    start: tuple[int, int] = (0, 0)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, load_sparse_tensor=True, **kwargs)
 
-    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Leave sparse tensors sparse: scvi's own hook makes them dense again."""
-        return batch
-
-    def _shared(self, rows: np.ndarray, batches: Sampler[list[int]]) -> DataLoader:
-        return batches_loader(self.adata_manager.create_torch_dataset(indices=rows, load_sparse_tensor=True), batches)
-
     def train_dataloader(self) -> DataLoader:
-        """Shuffled batches of training rows; of several processes, each gets its share of every batch."""
-        rank, size = place(self)
-        if size == 1:
-            return super().train_dataloader()
-        batch_size = self.data_loader_kwargs["batch_size"]
-        batches = SharedBatches(len(self.train_idx), batch_size, rank=rank, size=size, seed=self.seed)
-        return self._shared(self.train_idx, batches)
+        """Batches of training rows, in an order that follows from seed and epoch; of several processes, each gets its share."""
+        size, (rank, n_processes) = self.data_loader_kwargs["batch_size"], place(self)
+        n = len(self.train_idx)
+        # the sampler gives whole batches: a batch is one read of the data
+        batches: Sampler[list[int]] = (
+            EpochBatches(n, size, seed=self.seed, start=self.start)
+            if n_processes == 1
+            else SharedBatches(n, size, rank=rank, size=n_processes, seed=self.seed, start=self.start)
+        )
+        workers = {
+            "num_workers": scvi_settings.dl_num_workers,
+            "persistent_workers": scvi_settings.dl_persistent_workers,
+        }
+        return self._loader(self.train_idx, batches, pin_memory=self.pin_memory, **workers)
 
     def val_dataloader(self) -> DataLoader | None:
         """Validation rows, each once, whatever the number of processes."""
-        rank, size = place(self)
-        if size == 1 or not len(self.val_idx):
-            return super().val_dataloader()
-        batches = SharedRows(len(self.val_idx), self.data_loader_kwargs["batch_size"], rank=rank, size=size)
-        return self._shared(self.val_idx, batches)
+        rank, n_processes = place(self)
+        if n_processes == 1 or not len(self.val_idx):
+            loader = super().val_dataloader()
+            return None if loader is None else own_generator(loader)
+        batches = SharedRows(len(self.val_idx), self.data_loader_kwargs["batch_size"], rank=rank, size=n_processes)
+        return self._loader(self.val_idx, batches)
+
+    def _loader(self, rows: np.ndarray, batches: Sampler[list[int]], **options: Any) -> DataLoader:
+        data = self.adata_manager.create_torch_dataset(indices=rows, load_sparse_tensor=self.load_sparse_tensor)
+        return own_generator(batches_loader(data, batches, **options))
+
+    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """Leave sparse tensors sparse: scvi's own hook makes them dense again."""
+        return batch
 
 
 def sorted_rows(indices: Sequence[int] | np.ndarray | None, n_obs: int) -> tuple[np.ndarray, np.ndarray]:

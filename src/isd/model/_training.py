@@ -9,19 +9,18 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from inspect import signature
-from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as lightning
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, WeightAveraging
+from lightning.pytorch.callbacks import EarlyStopping, WeightAveraging
 from scvi.train import SaveCheckpoint, Trainer, TrainingPlan, TrainRunner
 from torch import Tensor, nn
 
 from isd._constants import SPLIT_KEY, SPLIT_TEST, SPLIT_TRAIN, SPLIT_VALIDATION
+from isd.model._checkpoint import Checkpoints, Keeper, default_seed, restore_finished
 from isd.model._distributed import distributed_options, quiet_distributed, same_buffers
 from isd.settings import settings
 
@@ -152,6 +151,7 @@ class IsdTrainingPlan(TrainingPlan):
         object.__setattr__(self, "kl_warmup", kl_warmup)
         object.__setattr__(self, "max_seconds", max_seconds)
         object.__setattr__(self, "started", None)
+        object.__setattr__(self, "seconds_before", 0.0)
         object.__setattr__(self, "_steps_done", 0)
         object.__setattr__(self, "_seconds_done", None)
         object.__setattr__(self, "max_kl_weight", max_kl_weight)
@@ -206,8 +206,8 @@ class IsdTrainingPlan(TrainingPlan):
         return {"optimizer": torch.optim.AdamW(params, fused=not (clipped and mixed))}
 
     def on_train_start(self) -> None:
-        """Start the clock."""
-        self.started = time.monotonic()
+        """Start the clock, from where an interrupted training stopped it."""
+        self.started = time.monotonic() - self.seconds_before
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Set the learning rates of this step."""
@@ -272,41 +272,6 @@ class WarmEMA(WeightAveraging):
         self.decay = decay
 
 
-class SaveEvery(Callback):
-    """Save the model every so many steps; the previous save is replaced only when the new one is whole.
-
-    Parameters
-    ----------
-    model
-        Model with a ``save`` method.
-    every_n_steps
-        Interval in optimiser steps.
-    path
-        Folder to save to.
-    """
-
-    def __init__(self, model: Any, every_n_steps: int, path: str | Path) -> None:
-        self.model = model
-        self.every_n_steps = every_n_steps
-        self.path = Path(path)
-
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Save when the interval is full: the averaged weights where there is an average, as at the end."""
-        if trainer.global_step % self.every_n_steps or not trainer.is_global_zero:
-            return
-        averages = [c for c in trainer.callbacks if isinstance(c, WarmEMA)]
-        trained = self.model.is_trained_
-        for average in averages:
-            average._swap_models(pl_module)
-        self.model.is_trained_ = True
-        try:
-            self.model.save(self.path, overwrite=True)
-        finally:
-            self.model.is_trained_ = trained
-            for average in averages:
-                average._swap_models(pl_module)
-
-
 @dataclass
 class Settled:
     """Options of a training that have been checked."""
@@ -318,6 +283,7 @@ class Settled:
     ema_decay: float | None
     plan: dict[str, Any]
     fit: dict[str, Any]
+    checkpoints: Checkpoints
 
 
 def settle(
@@ -370,11 +336,14 @@ def settle(
     decay = options.pop("ema_decay", None)
     if decay is not None and not 0 <= decay < 1:
         raise ValueError(f"ema_decay must lie in [0, 1), got {decay}.")
-    every = fit_options.get("checkpoint_every")
-    if every is not None and every < 1:
-        raise ValueError(f"checkpoint_every must be at least 1 step, got {every}.")
-    if every is not None and fit_options.get("checkpoint_dir") is None:
-        raise ValueError("checkpoint_every needs checkpoint_dir, the folder to save to.")
+    fit_options = dict(fit_options)
+    checkpoints = Checkpoints(
+        fit_options.pop("checkpoint_dir", None),
+        fit_options.pop("checkpoint_every", None),
+        fit_options.pop("resume", None),
+        fit_options.pop("checkpoint_part", ""),
+    )
+    seed = default_seed(fit_options.pop("seed", None))
     if fit_options.get("early_stopping") and not n_val:
         raise ValueError("early_stopping needs validation cells; run isd.pp.split(adata) first.")
     known = {*signature(Trainer.__init__).parameters, *signature(lightning.Trainer.__init__).parameters}
@@ -389,6 +358,10 @@ def settle(
     batch_size = min(int(options.pop("batch_size")), n_train)
     default_steps = options.pop("max_steps")
     steps = int(max_epochs) * max(n_train // batch_size, 1) if max_epochs is not None else int(default_steps)
+    call = {"max_steps": steps, "batch_size": batch_size, "ema_decay": decay, "seed": seed, **options}
+    for name in ("early_stopping", "early_stopping_patience"):
+        call[name] = fit_options.get(name)
+    checkpoints.check(call)
     return Settled(
         batch_size=batch_size,
         steps=steps,
@@ -397,6 +370,7 @@ def settle(
         ema_decay=decay,
         plan=options,
         fit={**fit_options, **trainer_kwargs},
+        checkpoints=checkpoints,
     )
 
 
@@ -461,7 +435,7 @@ def fit(
     monitor: str = "validation_loss",
     n_threads: int | None = None,
     **plan_options: Any,
-) -> None:
+) -> bool:
     """Train ``model.module`` through scvi's runner and Lightning, quietly.
 
     Parameters
@@ -482,22 +456,38 @@ def fit(
         CPU threads of torch.
     **plan_options
         Further arguments of :class:`IsdTrainingPlan`.
+
+    Returns
+    -------
+    Whether the training is finished; ``False`` where its minutes were up and it can go on.
+
+    Raises
+    ------
+    KeyboardInterrupt, SystemExit
+        After SIGINT or SIGTERM, when the step that ran has ended: the model keeps the weights that it has then.
     """
-    options = dict(settled.fit)
-    every, folder = options.pop("checkpoint_every", None), options.pop("checkpoint_dir", None)
+    options, checkpoints = dict(settled.fit), settled.checkpoints
+    checkpoints.check_model(model)
+    if checkpoints.notes is not None and checkpoints.notes["finished"]:
+        restore_finished(model, checkpoints)
+        return True
     progress, log_every = options.pop("progress", None), options.pop("log_every", 10)
     callbacks = list(options.pop("callbacks", []))
     if settled.ema_decay is not None:
         callbacks.append(WarmEMA(settled.ema_decay))
-    if every is not None:
-        callbacks.append(SaveEvery(model, every, folder))
-    max_seconds = None
-    if settled.max_minutes is not None:
-        max_seconds = 60.0 * settled.max_minutes
-        options["max_time"] = timedelta(seconds=max_seconds)
-    seed = torch.initial_seed()
-    data.seed = seed
-    options = distributed_options({**options, "callbacks": callbacks}, seed=seed, monitor=monitor)
+    limit = None if settled.max_minutes is None else 60.0 * settled.max_minutes
+    max_seconds = None if checkpoints.in_sittings else limit
+    if max_seconds is not None and checkpoints.notes is not None:
+        limit = max_seconds - checkpoints.notes["seconds"]
+    averages = [c for c in callbacks if isinstance(c, WarmEMA)]
+    keeper = Keeper(
+        model, model._saved_within or model, checkpoints, total_steps=settled.steps, limit=limit, averages=averages
+    )
+    callbacks.append(keeper)
+    plugins = options.pop("plugins", None) or []
+    options["plugins"] = [*(plugins if isinstance(plugins, (list, tuple)) else [plugins]), keeper.io]
+    data.seed, data.start = torch.initial_seed(), keeper.start
+    options = distributed_options({**options, "callbacks": callbacks}, seed=data.seed, monitor=monitor)
     n_epochs = math.ceil(settled.steps / max(n_train // settled.batch_size, 1))
     has_validation = getattr(data, "n_val", 0) > 0
     with few_threads(n_threads), quiet_lightning(), quiet_distributed(), warnings.catch_warnings():
@@ -517,10 +507,15 @@ def fit(
             enable_progress_bar=settings.show_progress(progress),
             log_every_n_steps=log_every,
             gradient_clip_val=settled.gradient_clip_val,
+            ckpt_path=checkpoints.source,
             **options,
         )
         # scvi moves the model of every process to the first device
         runner.device = runner.trainer.strategy.root_device
+        for callback in runner.trainer.callbacks:
+            if isinstance(callback, EarlyStopping) and callback._check_on_train_epoch_end is None:
+                # when validation ends: an epoch that is cut short has none, and a training that goes on in it no value
+                callback._check_on_train_epoch_end = False
         # Lightning keeps the mode that it finds, and a module at rest is in that of evaluation: without this, dropout,
         # hidden labels, batch statistics and the KL warm-up would all be off
         model.module.train()
@@ -528,12 +523,21 @@ def fit(
         # scvi adds to a history that is there; a model from a checkpoint is trained and has none
         model.is_trained_ = trained and bool(model.history_)
         try:
-            runner()
+            with keeper.signals():
+                runner()
             same_buffers(model.module, runner.trainer)
         finally:
             model.is_trained_ = model.is_trained_ or trained
             model.module.eval()
     # plain numbers: the logger leaves tensors among them
     model.history_ = {key: frame.astype(float) for key, frame in (model.history_ or {}).items()}
+    if keeper.stopped == "minutes" and not checkpoints.in_sittings:
+        keeper.stopped = None  # the learning rate was annealed over these minutes: that is the whole training
+    model.training_finished_ = keeper.stopped is None
+    if model.training_finished_:
+        keeper.finish()
+    step = runner.trainer.global_step
     # the trainer holds the optimiser state (twice the weights) and a reference to the data
     model.trainer = None
+    keeper.tell(step)
+    return model.training_finished_

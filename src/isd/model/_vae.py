@@ -46,6 +46,8 @@ from isd.module._vae import DENSE_ABOVE
 from isd.settings import settings
 
 _POSTERIOR_STREAM = 11
+#: folder of a VAE in that of its diffusion model
+VAE_FOLDER = "vae"
 
 
 class VAE(PretrainedMixin, GeneEncoderMixin, GeneExpression, VAEMixin):
@@ -246,6 +248,7 @@ class VAE(PretrainedMixin, GeneEncoderMixin, GeneExpression, VAEMixin):
         early_stopping_patience: int = 5,
         checkpoint_every: int | None = None,
         checkpoint_dir: str | Path | None = None,
+        resume: bool | str | Path | None = None,
         log_every: int = 10,
         sparse: bool | None = None,
         gene_encoder: bool | None = None,
@@ -280,7 +283,13 @@ class VAE(PretrainedMixin, GeneEncoderMixin, GeneExpression, VAEMixin):
             that were best. ``None``: off, because a schedule that is cut off is worse than a shorter one, but on after
             :meth:`from_pretrained` where there are at least 20 validation cells.
         checkpoint_every, checkpoint_dir
-            Save the model every so many steps to this folder.
+            Save the model every so many steps to this folder, and with it the state that the training needs to go on. Without
+            ``checkpoint_every``, ten times. The folder holds a model as :meth:`save` writes it, at any time.
+        resume
+            ``True``: go on with the training in ``checkpoint_dir``, if there is one, to the same weights as without the
+            interruption (bit for bit on a CPU); a folder: with that in it. ``max_minutes`` is then the length of this call,
+            and the learning rate follows the steps of the whole. ``False``: begin anew. ``None``: begin anew, and refuse to
+            overwrite a training that is not finished.
         log_every
             Steps between logged values.
         sparse
@@ -307,6 +316,9 @@ class VAE(PretrainedMixin, GeneEncoderMixin, GeneExpression, VAEMixin):
         With ``strategy="ddp"`` and several ``devices`` (or ``num_nodes``), each batch is split over the processes: it is the
         training of one process, only faster. Metrics are averaged over them, :attr:`history` lives on the first, and
         the first alone writes.
+        Ctrl-C (SIGINT) and SIGTERM end the training after the step that runs: a last checkpoint is written where there is a
+        ``checkpoint_dir``, the model keeps its weights, and ``KeyboardInterrupt`` or ``SystemExit`` is raised. A second
+        Ctrl-C ends it at once.
         """
         adata = self._validate_anndata()  # another model may have rewritten obs["_scvi_labels"]
         train_idx, val_idx, test_idx = self._split()
@@ -337,6 +349,9 @@ class VAE(PretrainedMixin, GeneEncoderMixin, GeneExpression, VAEMixin):
                 "devices": devices,
                 "checkpoint_every": checkpoint_every,
                 "checkpoint_dir": checkpoint_dir,
+                "resume": resume,
+                "seed": seed,
+                "checkpoint_part": "" if self._saved_within is None else VAE_FOLDER,
                 "log_every": log_every,
                 "progress": progress,
             },
@@ -379,7 +394,7 @@ class VAE(PretrainedMixin, GeneEncoderMixin, GeneExpression, VAEMixin):
         self._remember_rows(train_idx, val_idx, test_idx)
         self._set_templates(train_idx)
         with seeded(seed):
-            fit(
+            finished = fit(
                 self,
                 data,
                 settled,
@@ -387,6 +402,8 @@ class VAE(PretrainedMixin, GeneEncoderMixin, GeneExpression, VAEMixin):
                 dispersion_lr=dispersion_lr,
                 max_kl_weight=max_kl_weight,
             )
+        if not finished:
+            return
         if gene_encoder is None:
             gene_encoder = self.gene_of is not None and bool((np.bincount(self.gene_of) > 1).any())
         if gene_encoder:

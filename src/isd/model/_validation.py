@@ -132,3 +132,25 @@ def as_csr_in_place(adata: AnnData, layer: str | None) -> None:
         matrix = csr
     if isinstance(matrix, sparse.csr_matrix) and not matrix.has_canonical_format:
         matrix.sum_duplicates()
+
+
+def check_features(expected: pd.Index, given: pd.Index) -> None:
+    """Raise when features are not the model's, in the model's order.
+
+    Raises
+    ------
+    ValueError
+        Saying how many are missing, or that the order differs, and what to do.
+    """
+    if len(expected) == len(given) and (np.asarray(expected, dtype=object) == np.asarray(given, dtype=object)).all():
+        return
+    missing = expected.difference(given)
+    if len(missing):
+        raise ValueError(
+            f"adata lacks {len(missing)} of the model's {len(expected)} features ({', '.join(map(str, missing[:5]))}); "
+            "the model can only read data with all of them."
+        )
+    raise ValueError(
+        "adata has the model's features in another order or with others among them. "
+        "Align it first: adata = adata[:, model.feature_names].copy()."
+    )

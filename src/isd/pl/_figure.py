@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from isd._atomic import whole_file
 from isd.settings import settings
 
 if TYPE_CHECKING:
@@ -65,8 +66,10 @@ def finish(figure: Any, axes: Any, *, name: str, show: bool, save: str | Path | 
     """Save, show and return as scanpy's plots do: ``None`` where the figure is shown, else axes or the figure."""
     if save:
         path = figure_path(save, name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=200)
+        if not path.suffix:  # matplotlib adds one of its own
+            path = path.with_suffix(".png")
+        with whole_file(path) as new:
+            figure.savefig(new, dpi=200, format=path.suffix[1:])
     if show:
         import matplotlib.pyplot as plt
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from isd._atomic import whole_file
 from isd.report import _html as html
 from isd.report._pictures import isoforms, label_pictures, pictures
 from isd.report._provenance import provenance
@@ -114,8 +113,7 @@ def report(
     path = Path(path)
     for gene in genes or ():
         find_gene(real.var, gene)
-    part = _open_beside(path)
-    try:
+    with whole_file(path) as new:
         if table is None:
             if generated.is_view:
                 generated = generated.copy()
@@ -144,22 +142,5 @@ def report(
         ]
         body += isoforms(real, generated, genes, key, options)
         body += provenance(real, generated, settings)
-        part.write_text(html.page(title, body), encoding="utf-8")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+        new.write_text(html.page(title, body), encoding="utf-8")
     return path
-
-
-def _open_beside(path: Path) -> Path:
-    """An empty file in the same folder, to be moved to ``path`` when it is complete."""
-    if path.is_dir():
-        raise IsADirectoryError(f"path {str(path)!r} is a folder; give the name of a file in it, as report.html.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    # mkstemp's files are for their owner only: a report is made to be read by others, as far as the user's mask allows
-    mask = os.umask(0)
-    os.umask(mask)
-    os.fchmod(handle, 0o666 & ~mask)
-    os.close(handle)
-    return Path(name)

@@ -14,10 +14,10 @@ from scipy import sparse
 from isd._counts import get_counts
 from isd._progress import track
 from isd.diffusion import ConditionMix, DenoiserFn, Guide
-from isd.model._base import check_features
 from isd.model._classifier import Classifier
 from isd.model._generated import COUNTS_STREAM, START_STREAM, Cells, broadcast_library, decode_counts, generated_adata
 from isd.model._latent_diffusion import LatentDiffusion
+from isd.model._validation import check_features
 from isd.settings import settings
 from isd.tl._accept import forget
 from isd.tl._generate import check_model, to_device

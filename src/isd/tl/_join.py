@@ -13,6 +13,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
+from isd._atomic import disk_errors, swap, sync, sync_tree
 from isd._constants import UNS_KEY
 from isd._progress import track
 from isd.tl._stream import checked_target, chunk_size, new_store, read_backed, remove
@@ -71,10 +72,11 @@ def join_parts(
         ordered = _in_order([(Path(p), stack.enter_context(_lazy(Path(p)))) for p in parts])
         new = path.with_name(f"{path.stem}.{os.getpid()}.joining{path.suffix}")
         try:
-            _write(ordered, new, progress)
-            if path.is_dir():
-                remove(path)
-            os.replace(new, path)
+            with disk_errors(path):
+                _write(ordered, new, progress)
+                sync_tree(new)
+            swap(new, path)
+            sync(path.parent)
         finally:
             remove(new)
     return read_backed(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import numpy as np
 from anndata import AnnData
 from scipy import sparse
 
+from isd._atomic import disk_errors, recover, swap, sync, sync_tree, whole_file
 from isd._progress import track
 from isd.model._generated import TILE, Cells, decode_counts, log_normalized
 
@@ -119,13 +119,13 @@ class Stream:
                         f"{self.partial} holds the beginning of other cells ({'; '.join(differ)}). Make the same call "
                         "to go on with it, give overwrite=True to begin anew, or another name."
                     )
-            elif not self.partial.is_dir() or any(not p.name.endswith(".new") for p in self.partial.iterdir()):
+            elif not self.partial.is_dir() or any(".new-" not in p.name for p in self.partial.iterdir()):
                 raise ValueError(
                     f"{self.partial} is not the beginning of a generated file; move it away, or give another name."
                 )
             shutil.rmtree(self.partial)
         self.partial.mkdir(parents=True)
-        with _whole(note) as new:
+        with whole_file(note) as new:
             new.write_text(json.dumps(told, indent=1))
         return self
 
@@ -208,7 +208,7 @@ class Stream:
         whole = self.partial / f"whole{self.path.suffix}"
         remove(whole)
         chunks = self._chunks(frame.n_obs, frame.n_vars)
-        with new_store(whole, frame) as store:
+        with disk_errors(self.path), new_store(whole, frame) as store:
             names = ["X"] if layer is None else ["X", f"layers/{layer}"]
             for i, (_, name) in enumerate(track(chunks, "Writing", progress=progress)):
                 counts = self._counts(name, frame.n_vars)
@@ -220,11 +220,9 @@ class Stream:
                     # more counts than 32 bits can number are to fit below the first chunk
                     values.indptr = values.indptr.astype(np.int64)
                     write_elem(store, element, values)
-        if self.overwrite and self.path.is_dir():
-            # a folder cannot be replaced by a folder in one step
-            remove(self.partial / "old")
-            os.replace(self.path, self.partial / "old")
-        os.replace(whole, self.path)
+        sync_tree(whole)
+        swap(whole, self.path)
+        sync(self.path.parent)
         shutil.rmtree(self.partial)
 
     def _chunks(self, n_obs: int, n_vars: int) -> list[tuple[int, str]]:
@@ -238,10 +236,8 @@ class Stream:
         return sparse.csr_matrix((data, indices, indptr), shape=(len(indptr) - 1, n_vars))
 
     def _save(self, name: str, arrays: Mapping[str, Any]) -> None:
-        with _whole(self.partial / name) as new, new.open("wb") as f:
+        with whole_file(self.partial / name) as new, new.open("wb") as f:
             np.savez(f, **arrays)
-            f.flush()
-            os.fsync(f.fileno())
 
 
 def checked_target(path: str | Path, *, overwrite: bool) -> Path:
@@ -255,6 +251,7 @@ def checked_target(path: str | Path, *, overwrite: bool) -> Path:
         If it is there and not to be replaced.
     """
     path = Path(path).absolute()
+    recover(path)
     if path.suffix not in (".h5ad", ".zarr"):
         raise ValueError(f"backed must be a name that ends in .h5ad or .zarr, got {str(path.name)!r}.")
     if path.suffix == ".zarr":
@@ -313,17 +310,6 @@ def new_store(path: Path, frame: AnnData) -> Iterator[Any]:
         if name in group:
             del group[name]
     yield group
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """Another name to write to, which becomes ``path`` when all went well."""
-    new = path.with_name(f"{path.name}.{os.getpid()}.new")
-    try:
-        yield new
-        os.replace(new, path)
-    finally:
-        new.unlink(missing_ok=True)
 
 
 def remove(path: Path) -> None:

@@ -15,9 +15,9 @@ from isd._constants import SPLIT_KEY, SPLIT_TRAIN, SPLIT_VALIDATION
 from isd._counts import get_counts
 from isd._progress import track
 from isd.metrics import Yardstick, coverage, label_agreement
-from isd.model._base import check_features
 from isd.model._classifier import Classifier
 from isd.model._latent_diffusion import LatentDiffusion
+from isd.model._validation import check_features
 from isd.settings import settings
 from isd.tl._generate import check_model, generate
 from isd.tl._guides import check_classifier
