@@ -63,7 +63,7 @@ def alone(script):
         batches = SharedBatches(
             len(self.train_idx), self.data_loader_kwargs["batch_size"], rank=0, size=1, seed=self.seed
         )
-        return self._shared(self.train_idx, batches)
+        return self._loader(self.train_idx, batches)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "randn", script.fixed_noise)
