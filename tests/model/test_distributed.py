@@ -59,16 +59,18 @@ def alone(script):
     first = script.FirstGradients()
     vae = script.make_vae(script.cells())
 
+    made = []
+
     def train_dataloader(self):
-        batches = SharedBatches(
-            len(self.train_idx), self.data_loader_kwargs["batch_size"], rank=0, size=1, seed=self.seed
-        )
-        return self._loader(self.train_idx, batches)
+        options = {"rank": 0, "size": 1, "seed": self.seed}
+        made.append(SharedBatches(len(self.train_idx), self.data_loader_kwargs["batch_size"], **options))
+        return self._loader(self.train_idx, made[-1])
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "randn", script.fixed_noise)
         patch.setattr(SparseDataSplitter, "train_dataloader", train_dataloader)
         vae.train(max_steps=20, log_every=1, callbacks=[first], accelerator="cpu", progress=False, **script.BATCH)
+    assert [batches.epoch for batches in made] == [-(-20 // len(made[0])) - 1], "each epoch has an order of its own"
     return vae, first.gradients
 
 
