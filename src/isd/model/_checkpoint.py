@@ -372,6 +372,17 @@ class Keeper(Callback):
             raise SystemExit(128 + signal.SIGTERM)
 
 
+def in_sittings(folder: str | Path | None, resume: bool | str | Path | None, part: str) -> bool:
+    """Whether minutes are those of one call, for a model and a part of it that is trained first."""
+    if resume in (None, False):
+        return False
+    base = resume if isinstance(resume, (str, Path)) else folder
+    for file in () if base is None else (Path(base) / TRAINING_FILE, Path(base) / part / TRAINING_FILE):
+        if file.is_file():
+            return bool(read_notes(file)["in_sittings"])
+    return True
+
+
 def restore_finished(model: Any, checkpoints: Checkpoints) -> None:
     """Give a model the weights of a training that was finished before."""
     assert checkpoints.source is not None

@@ -16,7 +16,7 @@ from isd._constants import SPLIT_KEY
 from isd._hash import fingerprint
 from isd.diffusion import Parametrization, get_schedule
 from isd.model._base import IsdModel
-from isd.model._checkpoint import Checkpoints
+from isd.model._checkpoint import Checkpoints, in_sittings
 from isd.model._latent_data import LatentDataModule
 from isd.model._latent_densities import (
     FEW_CELLS,
@@ -297,9 +297,9 @@ class LatentDiffusion(IsdModel):
         }
         vae_options |= {"checkpoint_every": checkpoint_every, "checkpoint_dir": checkpoint_dir, "resume": resume}
         vae_options |= vae_kwargs or {}
-        in_sittings, began = resume not in (None, False), time.monotonic()
+        sittings, began = in_sittings(checkpoint_dir, resume, VAE_FOLDER), time.monotonic()
         if max_minutes is not None and max_minutes > 0 and not self.vae.is_trained:
-            if in_sittings:
+            if sittings:
                 vae_options.setdefault("max_minutes", max_minutes)
             elif not {"max_minutes", "max_steps", "max_epochs"} & set(vae_options):
                 vae_options["max_minutes"], max_minutes = 0.6 * max_minutes, 0.4 * max_minutes
@@ -341,7 +341,7 @@ class LatentDiffusion(IsdModel):
             )
         if not self._have_vae(settled.checkpoints, vae_options):
             return
-        if in_sittings and settled.max_minutes is not None:
+        if sittings and settled.max_minutes is not None:
             settled.max_minutes = max(settled.max_minutes - (time.monotonic() - began) / 60, 1e-3)
         tensors = self.latent_tensors(progress=progress)
         if not self.is_trained_ or self.vae_fingerprint_ != self.vae.fingerprint:

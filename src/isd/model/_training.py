@@ -510,7 +510,7 @@ def fit(
         # Lightning keeps the mode that it finds, and a module at rest is in that of evaluation: without this, dropout,
         # hidden labels, batch statistics and the KL warm-up would all be off
         model.module.train()
-        trained = model.is_trained_
+        trained, model.training_finished_ = model.is_trained_, False
         # scvi adds to a history that is there; a model from a checkpoint is trained and has none
         model.is_trained_ = trained and bool(model.history_)
         try:
