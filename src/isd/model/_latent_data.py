@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import lightning.pytorch as lightning
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from isd.model._order import EpochSampler, own_generator
+from isd.model._distributed import SharedBatches, SharedRows, batches_loader, place
 
 
 class _Rows(Dataset):
@@ -23,16 +21,9 @@ class _Rows(Dataset):
     def __len__(self) -> int:
         return self.n
 
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return {k: v[index] for k, v in self.tensors.items()}
-
-    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
+    def __getitem__(self, indices: list[int]) -> dict[str, Tensor]:
         rows = torch.as_tensor(indices)
         return {k: v[rows] for k, v in self.tensors.items()}
-
-
-def _as_is(batch: Any) -> Any:
-    return batch
 
 
 class LatentDataModule(lightning.LightningDataModule):
@@ -45,7 +36,7 @@ class LatentDataModule(lightning.LightningDataModule):
     train_idx, val_idx, test_idx
         Row positions.
     batch_size
-        Rows of a training batch; a last incomplete batch is left out.
+        Rows of a training batch, all processes together; a last incomplete batch is left out.
     """
 
     #: seed of the order of the rows; epoch and number of its batches to begin with
@@ -69,11 +60,15 @@ class LatentDataModule(lightning.LightningDataModule):
 
     def _loader(self, rows: np.ndarray, *, shuffle: bool) -> DataLoader:
         part = _Rows({k: v[torch.as_tensor(rows)] for k, v in self.tensors.items()})
-        if not shuffle:
-            return own_generator(DataLoader(part, batch_size=4096, collate_fn=_as_is))
-        size = min(self.batch_size, len(rows))
-        order = EpochSampler(len(rows), seed=self.seed, start=(self.start[0], self.start[1] * size))
-        return own_generator(DataLoader(part, batch_size=size, sampler=order, drop_last=True, collate_fn=_as_is))
+        rank, n_processes = place(self)
+        if shuffle:
+            size = min(self.batch_size, len(rows))
+            batches: Sampler[list[int]] = SharedBatches(
+                len(rows), size, rank=rank, size=n_processes, seed=self.seed, start=self.start
+            )
+        else:
+            batches = SharedRows(len(rows), 4096, rank=rank, size=n_processes)
+        return batches_loader(part, batches)
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled batches of training rows."""

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from scvi import settings as scvi_settings
 from scvi.dataloaders import DataSplitter
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
-from isd.model._order import EpochBatches, own_generator
+from isd.model._distributed import SharedBatches, SharedRows, batches_loader, place
 
 
 class SparseDataSplitter(DataSplitter):
-    """scvi's splitter, whose minibatches stay csr where the counts are stored so.
+    """scvi's splitter, whose minibatches stay csr where the counts are stored so, and are split over processes.
 
     Parameters
     ----------
@@ -29,28 +29,33 @@ class SparseDataSplitter(DataSplitter):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, load_sparse_tensor=True, **kwargs)
 
-    def train_dataloader(self) -> DataLoader:
-        """Batches of training rows, in an order that follows from seed and epoch."""
-        size = self.data_loader_kwargs["batch_size"]
-        rows = self.adata_manager.create_torch_dataset(
-            indices=self.train_idx, load_sparse_tensor=self.load_sparse_tensor
-        )
+    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """Leave sparse tensors sparse: scvi's own hook makes them dense again."""
+        return batch
+
+    def _loader(self, rows: np.ndarray, batches: Sampler[list[int]]) -> DataLoader:
+        # the sampler gives whole batches: a batch is one read of the data
+        data = self.adata_manager.create_torch_dataset(indices=rows, load_sparse_tensor=self.load_sparse_tensor)
         workers = {
             "num_workers": scvi_settings.dl_num_workers,
             "persistent_workers": scvi_settings.dl_persistent_workers,
         }
-        # the sampler gives whole batches: a batch is one read of the data
-        batches = EpochBatches(len(self.train_idx), size, seed=self.seed, start=self.start)
-        return own_generator(DataLoader(rows, sampler=batches, batch_size=None, pin_memory=self.pin_memory, **workers))
+        return batches_loader(data, batches, pin_memory=self.pin_memory, **workers)
+
+    def train_dataloader(self) -> DataLoader:
+        """Shuffled batches of training rows; of several processes, each gets its share of every batch."""
+        rank, size = place(self)
+        n, batch_size = len(self.train_idx), self.data_loader_kwargs["batch_size"]
+        batches = SharedBatches(n, batch_size, rank=rank, size=size, seed=self.seed, start=self.start)
+        return self._loader(self.train_idx, batches)
 
     def val_dataloader(self) -> DataLoader | None:
-        """Batches of validation rows."""
-        loader = super().val_dataloader()
-        return None if loader is None else own_generator(loader)
-
-    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Leave sparse tensors sparse: scvi's own hook makes them dense again."""
-        return batch
+        """Validation rows, each once, whatever the number of processes."""
+        if not len(self.val_idx):
+            return None
+        rank, size = place(self)
+        batches = SharedRows(len(self.val_idx), self.data_loader_kwargs["batch_size"], rank=rank, size=size)
+        return self._loader(self.val_idx, batches)
 
 
 def sorted_rows(indices: Sequence[int] | np.ndarray | None, n_obs: int) -> tuple[np.ndarray, np.ndarray]:

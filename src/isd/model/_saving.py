@@ -15,6 +15,7 @@ from scvi import REGISTRY_KEYS
 from scvi.model._utils import parse_device_args
 from scvi.model.base import BaseModelClass
 
+from isd._processes import process_rank
 from isd.model._bounds import DTYPES, check_numbers, described_by
 from isd.model._fields import GENES_KEY, GenesField
 from isd.model._files import ADATA_FILE, MODEL_FILE, check_adata_file, read_model, write_folder, write_model
@@ -102,7 +103,13 @@ class Saving(Sharing, BaseModelClass):
         ------
         ValueError
             If the folder exists and ``overwrite`` is off, or is no model; if there is no AnnData to save.
+
+        Notes
+        -----
+        Of several processes that trained together (``strategy="ddp"``), the first writes and the others do nothing.
         """
+        if process_rank():
+            return
         self._check_consistent()
         if save_anndata and self._adata is None:
             raise ValueError("save_anndata=True, but the model was loaded without data.")

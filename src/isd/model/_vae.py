@@ -17,6 +17,7 @@ from scvi.model.base import VAEMixin
 
 from isd._counts import row_sums
 from isd._progress import track
+from isd.model._covariate_shifts import covariate_shifts
 from isd.model._gene_encoder import GeneEncoderMixin
 from isd.model._gene_expression import (
     GeneExpression,
@@ -25,9 +26,19 @@ from isd.model._gene_expression import (
     use_gene_decoder,
 )
 from isd.model._generated import COUNTS_STREAM, DENSE_LIMIT, Cells, broadcast_library, decode_counts, generated_adata
+from isd.model._keep_best import ENOUGH_VALIDATION, KeepBest
 from isd.model._loading import SparseDataSplitter, sorted_rows
 from isd.model._mudata import isoforms_of
-from isd.model._presets import PUBLISHED, Preset, check_preset, default_vae, default_vae_train, resolve
+from isd.model._presets import (
+    PUBLISHED,
+    Preset,
+    check_preset,
+    default_vae,
+    default_vae_train,
+    pretrained_train,
+    resolve,
+)
+from isd.model._pretrained import PretrainedMixin
 from isd.model._statistics import density, feature_share, principal_loadings, usage_loadings
 from isd.model._training import LRSchedule, fit, seeded, settle
 from isd.module import GeneVAEModule, VAEModule
@@ -39,7 +50,7 @@ _POSTERIOR_STREAM = 11
 VAE_FOLDER = "vae"
 
 
-class VAE(GeneEncoderMixin, GeneExpression, VAEMixin):
+class VAE(PretrainedMixin, GeneEncoderMixin, GeneExpression, VAEMixin):
     """Variational autoencoder of isoform counts.
 
     Parameters
@@ -66,6 +77,9 @@ class VAE(GeneEncoderMixin, GeneExpression, VAEMixin):
     label_weight
         Weight of the log-likelihood of a cell's label given its latent; 0 for an autoencoder that does not see
         labels. ``None``: 5.
+    covariate_shift
+        Whether batches and categorical covariates shift each feature's logit by a number of its own, whatever the
+        latent, besides entering encoder and decoder. ``None``: yes, where there are any.
     gene_decoder
         Whether the decoder gives genes a share of the counts and isoforms a share of their gene
         (:class:`isd.module.GeneVAEModule`); needs ``gene_key`` in :meth:`setup_anndata`. ``None``: where there is one and
@@ -116,6 +130,7 @@ class VAE(GeneEncoderMixin, GeneExpression, VAEMixin):
         shrinkage: float | None = None,
         dispersion_shrinkage: float | None = None,
         label_weight: float | None = None,
+        covariate_shift: bool | None = None,
         gene_decoder: bool | None = None,
         preset: Preset = "default",
         seed: int | None = None,
@@ -137,6 +152,7 @@ class VAE(GeneEncoderMixin, GeneExpression, VAEMixin):
             "shrinkage": shrinkage,
             "dispersion_shrinkage": dispersion_shrinkage,
             "label_weight": label_weight,
+            "covariate_shift": covariate_shift,
             **module_kwargs,
         }
         rule = PUBLISHED["vae"] if preset == "published" else default_vae(*self._size())
@@ -178,6 +194,19 @@ class VAE(GeneEncoderMixin, GeneExpression, VAEMixin):
         depth = float(row_sums(self.get_from_registry(self.adata, REGISTRY_KEYS.X_KEY)[some]).mean())
         return len(rows), len(rows) * depth / self.adata.n_vars
 
+    def _start_shifts(self, rows: np.ndarray) -> None:
+        """Start what batches and categories shift from what the training cells say."""
+        counts, codes = self.get_from_registry(self.adata, REGISTRY_KEYS.X_KEY), self._codes()[rows]
+        genes = self._gene_sums() if self.module_params["gene_decoder"] else None
+        self.module.set_shifts(
+            covariate_shifts(counts, rows, codes[:, 0], codes[:, 1:], self.n_categories[1:], groups=genes)
+        )
+
+    def _train_rule(self) -> dict[str, Any]:
+        """Settings of a training where it is told nothing else."""
+        rule = PUBLISHED["vae_train"] if self.preset == "published" else default_vae_train(*self._size())
+        return rule if self.pretrained_ is None else pretrained_train(rule, self._size()[0])
+
     def _codes(self, adata: AnnData | None = None) -> np.ndarray:
         """Codes of label, batch and categorical covariates, shape ``(n_obs, n_attributes)``."""
         adata = self._validate_anndata(adata)
@@ -215,7 +244,7 @@ class VAE(GeneEncoderMixin, GeneExpression, VAEMixin):
         kl_warmup: float | None = None,
         max_kl_weight: float = 1.0,
         dispersion_lr: float = 1e-2,
-        early_stopping: bool = False,
+        early_stopping: bool | None = None,
         early_stopping_patience: int = 5,
         checkpoint_every: int | None = None,
         checkpoint_dir: str | Path | None = None,
@@ -237,18 +266,22 @@ class VAE(GeneEncoderMixin, GeneExpression, VAEMixin):
             Length of the training; steps and minutes may be given together, the first that is reached ends it, and
             the learning rate anneals to whichever comes first. ``None`` follows the number of training cells:
             800 steps below 500 cells, 1,600 below 1,000, 2,000 below 5,000 (1,500 with fewer than 100 counts per
-            feature), then about 40 epochs.
+            feature), then about 40 epochs. After :meth:`from_pretrained`, half of
+            that, a quarter below 200 cells.
         batch_size, lr, weight_decay, lr_schedule
-            Of the optimiser (AdamW); ``None`` follows the preset.
+            Of the optimiser (AdamW); ``None`` follows the preset. After :meth:`from_pretrained`, ``lr`` is 3e-4. Several
+            processes split each batch.
         kl_warmup
-            Share of the training over which the weight of the KL divergence rises (default 0.3).
+            Share of the training over which the weight of the KL divergence rises (default 0.3; 0 after
+            :meth:`from_pretrained`).
         max_kl_weight
             Final weight of the KL divergence.
         dispersion_lr
             Learning rate of the log dispersion; log concentrations of usage have twice that.
         early_stopping, early_stopping_patience
-            Stop when the loss of the validation cells has not improved for so many validations. Off by default: a
-            schedule that is cut off is worse than a shorter one.
+            Stop when the loss of the validation cells has not improved for so many validations, and take back the weights
+            that were best. ``None``: off, because a schedule that is cut off is worse than a shorter one, but on after
+            :meth:`from_pretrained` where there are at least 20 validation cells.
         checkpoint_every, checkpoint_dir
             Save the model every so many steps to this folder, and with it the state that the training needs to go on. Without
             ``checkpoint_every``, ten times. The folder holds a model as :meth:`save` writes it, at any time.
@@ -283,10 +316,20 @@ class VAE(GeneEncoderMixin, GeneExpression, VAEMixin):
         Ctrl-C (SIGINT) and SIGTERM end the training after the step that runs: a last checkpoint is written where there is a
         ``checkpoint_dir``, the model keeps its weights, and ``KeyboardInterrupt`` or ``SystemExit`` is raised. A second
         Ctrl-C ends it at once.
+
+        With ``strategy="ddp"`` and several ``devices`` (or ``num_nodes``), each batch is split over the processes: it is the
+        training of one process, only faster. Metrics are averaged over them, :attr:`history` lives on the first, and
+        the first alone writes.
         """
         adata = self._validate_anndata()  # another model may have rewritten obs["_scvi_labels"]
         train_idx, val_idx, test_idx = self._split()
         n_train = len(train_idx)
+        if early_stopping is None:
+            early_stopping = self.pretrained_ is not None and len(val_idx) >= ENOUGH_VALIDATION
+        if early_stopping:
+            if not len(val_idx):
+                raise ValueError("early_stopping needs validation cells; run isd.pp.split(adata) first.")
+            trainer_kwargs["callbacks"] = [*trainer_kwargs.get("callbacks", []), KeepBest(early_stopping_patience)]
         settled = settle(
             {
                 "max_steps": max_steps,
@@ -297,7 +340,7 @@ class VAE(GeneEncoderMixin, GeneExpression, VAEMixin):
                 "kl_warmup": kl_warmup,
                 "gradient_clip_val": trainer_kwargs.pop("gradient_clip_val", None),
             },
-            PUBLISHED["vae_train"] if self.preset == "published" else default_vae_train(*self._size()),
+            self._train_rule(),
             n_train=n_train,
             n_val=len(val_idx),
             max_epochs=max_epochs,
@@ -305,8 +348,6 @@ class VAE(GeneEncoderMixin, GeneExpression, VAEMixin):
             fit_options={
                 "accelerator": accelerator,
                 "devices": devices,
-                "early_stopping": early_stopping,
-                "early_stopping_patience": early_stopping_patience,
                 "checkpoint_every": checkpoint_every,
                 "checkpoint_dir": checkpoint_dir,
                 "resume": resume,
@@ -337,22 +378,22 @@ class VAE(GeneEncoderMixin, GeneExpression, VAEMixin):
             self.module.set_training_statistics(
                 self._log_library()[train_idx], feature_share(counts, train_idx), row_sums(counts)[train_idx].sum()
             )
+            if self.module.decoder.shift is not None:
+                self._start_shifts(train_idx)
             if rank := self.module.output_rank:
                 genes = self._gene_sums() if self.module_params["gene_decoder"] else None
-                labels = self._codes()[train_idx, 0]
-                self.module.set_loadings(principal_loadings(counts, train_idx, rank, groups=genes, labels=labels))
+                codes = self._codes()[train_idx]
+                among = None if self.module.decoder.shift is None else codes[:, 1:]
+                self.module.set_loadings(
+                    principal_loadings(counts, train_idx, rank, groups=genes, labels=codes[:, 0], among=among)
+                )
             if isinstance(self.module, GeneVAEModule) and self.gene_of is not None:
                 shrinkage, rank = self.module_params["usage_shrinkage"], self.module.usage_rank
                 self.module.set_usage_loadings(
                     usage_loadings(counts, train_idx, self.gene_of, rank, shrinkage=shrinkage)
                 )
         self._remember_rows(train_idx, val_idx, test_idx)
-        # rows that stand in for what generation is not told: depth, batch, covariates
-        self.template_codes_ = self._codes()[train_idx]
-        self.template_log_library_ = self._log_library()[train_idx].astype(np.float32)
-        continuous = self._continuous()
-        if continuous is not None:
-            self.template_continuous_ = continuous[train_idx]
+        self._set_templates(train_idx)
         with seeded(seed):
             finished = fit(
                 self,
@@ -368,7 +409,16 @@ class VAE(GeneEncoderMixin, GeneExpression, VAEMixin):
             gene_encoder = self.gene_of is not None and bool((np.bincount(self.gene_of) > 1).any())
         if gene_encoder:
             # a training that is cut short is short here, too
-            self.fit_gene_encoder(max_steps=settled.steps, seed=seed, progress=progress)
+            steps = settled.steps if self.pretrained_ is None else max_steps
+            self.fit_gene_encoder(max_steps=steps, seed=seed, progress=progress)
+
+    def _set_templates(self, rows: np.ndarray) -> None:
+        """Keep rows that stand in for what generation is not told: depth, batch, covariates."""
+        self.template_codes_ = self._codes()[rows]
+        self.template_log_library_ = self._log_library()[rows].astype(np.float32)
+        continuous = self._continuous()
+        if continuous is not None:
+            self.template_continuous_ = continuous[rows]
 
     def _make_data_loader(self, *args: Any, **kwargs: Any) -> Any:
         # counts that are stored sparse reach the first layer as csr; dense ones come dense

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -118,6 +118,7 @@ class VAEModule(BaseModuleClass):
         l2_normalize: bool = False,
         use_library: bool = True,
         use_size_factor: bool = False,
+        covariate_shift: bool = False,
     ) -> None:
         super().__init__()
         if likelihood not in LIKELIHOODS:
@@ -165,6 +166,9 @@ class VAEModule(BaseModuleClass):
             heads.append("dropout")
         shape |= {"output_rank": output_rank, "head_rank": dispersion_rank}
         shape |= {"shrinkage": shrinkage, "head_shrinkage": dispersion_shrinkage}
+        if covariate_shift:
+            first = int(use_library)
+            shape["shift_columns"] = slice(first, n_covariates - n_continuous_cov)
         self.decoder = self._make_decoder(n_latent, n_covariates, heads=heads, **shape)
         self.label_weight = label_weight
         self.label_head = nn.Linear(n_latent, n_labels) if n_labels > 1 and label_weight > 0 else None
@@ -180,6 +184,14 @@ class VAEModule(BaseModuleClass):
 
     def _make_decoder(self, n_latent: int, n_covariates: int, **shape: Any) -> CountDecoder:
         return CountDecoder(n_latent, n_covariates, self.n_input, **shape)
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode; statistics of batches that pass a frozen layer do not change it."""
+        super().train(mode)
+        for layer in self.modules():
+            if isinstance(layer, nn.BatchNorm1d) and not layer.weight.requires_grad:
+                layer.eval()
+        return self
 
     @property
     def n_dispersions(self) -> int:
@@ -229,6 +241,13 @@ class VAEModule(BaseModuleClass):
         ours = self.decoder.mean.loadings
         k = min(len(ours), len(loadings))
         ours[:k] = torch.as_tensor(loadings[:k], dtype=torch.float32, device=ours.device)
+
+    @torch.no_grad()
+    def set_shifts(self, shifts: np.ndarray) -> None:
+        """Start the shifts of the mean's logits from these, shape ``(n_shifts, n_outputs)``."""
+        if self.decoder.shift is None:
+            raise ValueError("the decoder has no shifts; make the module with covariate_shift=True and covariates.")
+        self.decoder.shift.copy_(torch.as_tensor(shifts, dtype=torch.float32))
 
     def covariates(self, log_library: Tensor, codes: Tensor, continuous: Tensor | None) -> Tensor:
         """Covariate columns for encoder and decoder, shape ``(n, n_covariates)``."""
