@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 import time
@@ -203,7 +202,7 @@ class Keeper(Callback):
             return
         extra = self.io.extra
         _set_random_state(extra["random"], pl_module.device)
-        if trainer.is_global_zero and isinstance(trainer.logger, SimpleLogger):
+        if isinstance(trainer.logger, SimpleLogger) and trainer.is_global_zero:
             trainer.logger.experiment.data = {name: frame.astype(object) for name, frame in extra["history"].items()}
         if extra["between_epochs"]:
             _set_counters(trainer.fit_loop, epoch=self.start[0], step=int(extra["step"]))
@@ -229,7 +228,7 @@ class Keeper(Callback):
         self._due |= self.checkpoints.folder is not None and step % self.every == 0 and step != self._saved_step
         over = self.limit is not None and time.monotonic() - self._started >= self.limit
         stop = over or self._signal is not None
-        if trainer.world_size > 1 and (self.limit is not None or self._signal is not None):
+        if trainer.world_size > 1:
             stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
         self._stop |= stop
         progress = trainer.fit_loop.epoch_loop.batch_progress
@@ -266,12 +265,11 @@ class Keeper(Callback):
         assert folder is not None
         self._saved_step = trainer.global_step
         self.io.notes = self._notes(trainer.global_step, place)
+        # of several processes, the first has a history
+        has_history = isinstance(trainer.logger, SimpleLogger) and trainer.is_global_zero
         self.io.extra = {
             "random": _random_state(pl_module.device),
-            # of several processes, the first has the history
-            "history": dict(trainer.logger.history)
-            if trainer.is_global_zero and isinstance(trainer.logger, SimpleLogger)
-            else {},
+            "history": dict(trainer.logger.history) if has_history else {},
             "between_epochs": between_epochs,
             "step": trainer.global_step,
             "partial": None if between_epochs else _partial(trainer.fit_loop.epoch_loop._results, pl_module),
@@ -333,8 +331,7 @@ class Keeper(Callback):
     def signals(self) -> Iterator[None]:
         """Have the first SIGINT or SIGTERM end the training after the step that runs, and the second at once."""
         caught: dict[int, Any] = {}
-        # a process of several, or a thread, leaves signals to those who started it
-        if threading.current_thread() is threading.main_thread() and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        if threading.current_thread() is threading.main_thread():  # others cannot catch any
             if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
                 caught[signal.SIGINT] = signal.signal(signal.SIGINT, self._remember)
             if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
@@ -373,6 +370,17 @@ class Keeper(Callback):
         warnings.warn(message, UserWarning, stacklevel=4)
         if self.stopped == signal.SIGTERM:
             raise SystemExit(128 + signal.SIGTERM)
+
+
+def in_sittings(folder: str | Path | None, resume: bool | str | Path | None, part: str) -> bool:
+    """Whether minutes are those of one call, for a model and a part of it that is trained first."""
+    if resume in (None, False):
+        return False
+    base = resume if isinstance(resume, (str, Path)) else folder
+    for file in () if base is None else (Path(base) / TRAINING_FILE, Path(base) / part / TRAINING_FILE):
+        if file.is_file():
+            return bool(read_notes(file)["in_sittings"])
+    return True
 
 
 def restore_finished(model: Any, checkpoints: Checkpoints) -> None:

@@ -83,10 +83,8 @@ class Classifier(IsdModel):
     ) -> None:
         super().__init__(adata, registry)
         check_preset(preset)
-        if not isinstance(diffusion, LatentDiffusion):
-            raise TypeError(
-                f"diffusion must be the isd.model.LatentDiffusion that is to be guided, got {type(diffusion).__name__}."
-            )
+        _check_diffusion(diffusion)
+        assert diffusion is not None
         if not diffusion.is_trained:
             raise ValueError("the diffusion model is not trained yet; call its train() first.")
         if (
@@ -314,9 +312,17 @@ class Classifier(IsdModel):
         ValueError
             If it is another diffusion model than the classifier was trained with.
         """
+        _check_diffusion(diffusion)
         model = cls._load(dir_path, adata, accelerator, device, allow_pickle, diffusion=diffusion)
         check_belongs(model, model.diffusion)
         return model
+
+
+def _check_diffusion(diffusion: object) -> None:
+    if not isinstance(diffusion, LatentDiffusion):
+        raise TypeError(
+            f"diffusion must be the isd.model.LatentDiffusion that is to be guided, got {type(diffusion).__name__}."
+        )
 
 
 def check_belongs(classifier: Classifier, diffusion: LatentDiffusion) -> None:

@@ -20,8 +20,6 @@ from scvi.train._callbacks import LoudEarlyStopping
 from scvi.train._logger import SimpleLogger
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from isd.model._order import EpochBatches
-
 _PLAIN_DDP = "ddp"
 
 
@@ -41,7 +39,7 @@ class SharedBatches(Sampler[list[int]]):
     rank, size
         This process, and how many there are.
     seed
-        Seed of the order of the rows: that of one process.
+        Seed of the order of the rows, with the number of the epoch.
     start
         An epoch and the number of its batches that were seen before: they are left out of that epoch.
 
@@ -65,17 +63,20 @@ class SharedBatches(Sampler[list[int]]):
                 f"a batch of {batch_size} cells cannot be split over {size} processes; give batch_size of at least "
                 f"{size}, or fewer devices."
             )
-        self.n, self.batch_size, self.rank, self.size = n, batch_size, rank, size
-        self.batches = EpochBatches(n, batch_size, seed=seed, start=start)
+        self.n, self.batch_size, self.rank, self.size, self.seed = n, batch_size, rank, size, seed
+        self.start = start
+        self.epoch = start[0]
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of this epoch; Lightning calls it."""
-        self.batches.set_epoch(epoch)
+        self.epoch = epoch
 
     def __iter__(self) -> Iterator[list[int]]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.n)
         whole = self.batch_size // self.size * self.size
-        for batch in self.batches:
-            yield batch[:whole][self.rank :: self.size]
+        for i in range(self.start[1] if self.epoch == self.start[0] else 0, len(self)):
+            start = i * self.batch_size
+            yield order[start : start + whole][self.rank :: self.size].tolist()
 
     def __len__(self) -> int:
         return self.n // self.batch_size
@@ -120,8 +121,13 @@ def place(data: Any) -> tuple[int, int]:
 
 
 def batches_loader(dataset: Dataset, batches: Sampler[list[int]], **options: Any) -> DataLoader:
-    """Loader that asks a data set for whole batches."""
-    return DataLoader(dataset, sampler=batches, batch_size=None, **options)
+    """Loader that asks a data set for whole batches.
+
+    It draws the seeds of its workers from a generator of its own: the global stream of random numbers is the training's, and
+    its state at a step is all that the training needs of it to go on.
+    """
+    generator = torch.Generator().manual_seed(0)
+    return DataLoader(dataset, sampler=batches, batch_size=None, generator=generator, **options)
 
 
 class OwnNoise(Callback):

@@ -56,3 +56,11 @@ class KeepBest(Callback):
         if self.state:
             with torch.no_grad():
                 pl_module.module.load_state_dict(self.state)
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a training that is interrupted."""
+        return {"best": self.best, "waited": self.waited, "state": self.state}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with it."""
+        self.best, self.waited, self.state = state_dict["best"], state_dict["waited"], dict(state_dict["state"])

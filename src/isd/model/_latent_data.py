@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import lightning.pytorch as lightning
 import numpy as np
 import torch
@@ -11,7 +9,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from isd.model._distributed import SharedBatches, SharedRows, batches_loader, place
-from isd.model._order import EpochSampler, own_generator
 
 
 class _Rows(Dataset):
@@ -24,16 +21,9 @@ class _Rows(Dataset):
     def __len__(self) -> int:
         return self.n
 
-    def __getitem__(self, index: int | list[int]) -> dict[str, Tensor]:
-        return {k: v[index] for k, v in self.tensors.items()}
-
-    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
+    def __getitem__(self, indices: list[int]) -> dict[str, Tensor]:
         rows = torch.as_tensor(indices)
         return {k: v[rows] for k, v in self.tensors.items()}
-
-
-def _as_is(batch: Any) -> Any:
-    return batch
 
 
 class LatentDataModule(lightning.LightningDataModule):
@@ -71,25 +61,14 @@ class LatentDataModule(lightning.LightningDataModule):
     def _loader(self, rows: np.ndarray, *, shuffle: bool) -> DataLoader:
         part = _Rows({k: v[torch.as_tensor(rows)] for k, v in self.tensors.items()})
         rank, n_processes = place(self)
-        if n_processes > 1:
-            batches: Sampler[list[int]] = (
-                SharedBatches(
-                    len(rows),
-                    min(self.batch_size, len(rows)),
-                    rank=rank,
-                    size=n_processes,
-                    seed=self.seed,
-                    start=self.start,
-                )
-                if shuffle
-                else SharedRows(len(rows), 4096, rank=rank, size=n_processes)
+        if shuffle:
+            size = min(self.batch_size, len(rows))
+            batches: Sampler[list[int]] = SharedBatches(
+                len(rows), size, rank=rank, size=n_processes, seed=self.seed, start=self.start
             )
-            return own_generator(batches_loader(part, batches))
-        if not shuffle:
-            return own_generator(DataLoader(part, batch_size=4096, collate_fn=_as_is))
-        size = min(self.batch_size, len(rows))
-        order = EpochSampler(len(rows), seed=self.seed, start=(self.start[0], self.start[1] * size))
-        return own_generator(DataLoader(part, batch_size=size, sampler=order, drop_last=True, collate_fn=_as_is))
+        else:
+            batches = SharedRows(len(rows), 4096, rank=rank, size=n_processes)
+        return batches_loader(part, batches)
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled batches of training rows."""

@@ -16,7 +16,7 @@ from isd._constants import SPLIT_KEY
 from isd._hash import fingerprint
 from isd.diffusion import Parametrization, get_schedule
 from isd.model._base import IsdModel
-from isd.model._checkpoint import Checkpoints
+from isd.model._checkpoint import Checkpoints, in_sittings
 from isd.model._latent_data import LatentDataModule
 from isd.model._latent_densities import (
     FEW_CELLS,
@@ -303,9 +303,9 @@ class LatentDiffusion(PretrainedDiffusionMixin, IsdModel):
         }
         vae_options |= {"checkpoint_every": checkpoint_every, "checkpoint_dir": checkpoint_dir, "resume": resume}
         vae_options |= vae_kwargs or {}
-        in_sittings, began = resume not in (None, False), time.monotonic()
+        sittings, began = in_sittings(checkpoint_dir, resume, VAE_FOLDER), time.monotonic()
         if max_minutes is not None and max_minutes > 0 and not self.vae.is_trained:
-            if in_sittings:
+            if sittings:
                 vae_options.setdefault("max_minutes", max_minutes)
             elif not {"max_minutes", "max_steps", "max_epochs"} & set(vae_options):
                 vae_options["max_minutes"], max_minutes = 0.6 * max_minutes, 0.4 * max_minutes
@@ -347,7 +347,7 @@ class LatentDiffusion(PretrainedDiffusionMixin, IsdModel):
             )
         if not self._have_vae(settled.checkpoints, vae_options):
             return
-        if in_sittings and settled.max_minutes is not None:
+        if sittings and settled.max_minutes is not None:
             settled.max_minutes = max(settled.max_minutes - (time.monotonic() - began) / 60, 1e-3)
         tensors = self.latent_tensors(progress=progress)
         if self.pretrained_ is not None and self.pretrained_["vae"] == self.vae.fingerprint:
@@ -374,13 +374,6 @@ class LatentDiffusion(PretrainedDiffusionMixin, IsdModel):
                 kl_warmup=0.0,
                 elbo_metrics=False,
             )
-
-    def _train_rule(self, n_train: int) -> dict[str, Any]:
-        """Settings of a training where it is told nothing else."""
-        rule = PUBLISHED["diffusion_train"] if self.preset == "published" else default_diffusion_train(n_train)
-        if self.pretrained_ is None:
-            return rule
-        return {key: value for key, value in pretrained_train(rule, n_train).items() if key in rule}
 
     def _have_vae(self, checkpoints: Checkpoints, options: dict[str, Any]) -> bool:
         """Train the VAE, or take that of a checkpoint; whether it is ready."""
@@ -411,6 +404,13 @@ class LatentDiffusion(PretrainedDiffusionMixin, IsdModel):
 
     def _checkpoint_notes(self) -> dict[str, Any]:
         return {"vae": self.vae.fingerprint, "sparse_input": self.vae.module.sparse_input}
+
+    def _train_rule(self, n_train: int) -> dict[str, Any]:
+        """Settings of a training where it is told nothing else."""
+        rule = PUBLISHED["diffusion_train"] if self.preset == "published" else default_diffusion_train(n_train)
+        if self.pretrained_ is None:
+            return rule
+        return {key: value for key, value in pretrained_train(rule, n_train).items() if key in rule}
 
     def _rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Rows of the attached data to train on: those of the split in ``obs``, else those that the VAE has seen."""

@@ -11,7 +11,6 @@ from scvi.dataloaders import DataSplitter
 from torch.utils.data import DataLoader, Sampler
 
 from isd.model._distributed import SharedBatches, SharedRows, batches_loader, place
-from isd.model._order import EpochBatches, own_generator
 
 
 class SparseDataSplitter(DataSplitter):
@@ -30,38 +29,33 @@ class SparseDataSplitter(DataSplitter):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, load_sparse_tensor=True, **kwargs)
 
-    def train_dataloader(self) -> DataLoader:
-        """Batches of training rows, in an order that follows from seed and epoch; of several processes, each gets its share."""
-        size, (rank, n_processes) = self.data_loader_kwargs["batch_size"], place(self)
-        n = len(self.train_idx)
+    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """Leave sparse tensors sparse: scvi's own hook makes them dense again."""
+        return batch
+
+    def _loader(self, rows: np.ndarray, batches: Sampler[list[int]]) -> DataLoader:
         # the sampler gives whole batches: a batch is one read of the data
-        batches: Sampler[list[int]] = (
-            EpochBatches(n, size, seed=self.seed, start=self.start)
-            if n_processes == 1
-            else SharedBatches(n, size, rank=rank, size=n_processes, seed=self.seed, start=self.start)
-        )
+        data = self.adata_manager.create_torch_dataset(indices=rows, load_sparse_tensor=self.load_sparse_tensor)
         workers = {
             "num_workers": scvi_settings.dl_num_workers,
             "persistent_workers": scvi_settings.dl_persistent_workers,
         }
-        return self._loader(self.train_idx, batches, pin_memory=self.pin_memory, **workers)
+        return batches_loader(data, batches, pin_memory=self.pin_memory, **workers)
+
+    def train_dataloader(self) -> DataLoader:
+        """Shuffled batches of training rows; of several processes, each gets its share of every batch."""
+        rank, size = place(self)
+        n, batch_size = len(self.train_idx), self.data_loader_kwargs["batch_size"]
+        batches = SharedBatches(n, batch_size, rank=rank, size=size, seed=self.seed, start=self.start)
+        return self._loader(self.train_idx, batches)
 
     def val_dataloader(self) -> DataLoader | None:
         """Validation rows, each once, whatever the number of processes."""
-        rank, n_processes = place(self)
-        if n_processes == 1 or not len(self.val_idx):
-            loader = super().val_dataloader()
-            return None if loader is None else own_generator(loader)
-        batches = SharedRows(len(self.val_idx), self.data_loader_kwargs["batch_size"], rank=rank, size=n_processes)
+        if not len(self.val_idx):
+            return None
+        rank, size = place(self)
+        batches = SharedRows(len(self.val_idx), self.data_loader_kwargs["batch_size"], rank=rank, size=size)
         return self._loader(self.val_idx, batches)
-
-    def _loader(self, rows: np.ndarray, batches: Sampler[list[int]], **options: Any) -> DataLoader:
-        data = self.adata_manager.create_torch_dataset(indices=rows, load_sparse_tensor=self.load_sparse_tensor)
-        return own_generator(batches_loader(data, batches, **options))
-
-    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Leave sparse tensors sparse: scvi's own hook makes them dense again."""
-        return batch
 
 
 def sorted_rows(indices: Sequence[int] | np.ndarray | None, n_obs: int) -> tuple[np.ndarray, np.ndarray]:

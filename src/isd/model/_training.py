@@ -486,8 +486,9 @@ def fit(
     callbacks.append(keeper)
     plugins = options.pop("plugins", None) or []
     options["plugins"] = [*(plugins if isinstance(plugins, (list, tuple)) else [plugins]), keeper.io]
-    data.seed, data.start = torch.initial_seed(), keeper.start
-    options = distributed_options({**options, "callbacks": callbacks}, seed=data.seed, monitor=monitor)
+    seed = torch.initial_seed()
+    data.seed, data.start = seed, keeper.start
+    options = distributed_options({**options, "callbacks": callbacks}, seed=seed, monitor=monitor)
     n_epochs = math.ceil(settled.steps / max(n_train // settled.batch_size, 1))
     has_validation = getattr(data, "n_val", 0) > 0
     with few_threads(n_threads), quiet_lightning(), quiet_distributed(), warnings.catch_warnings():
@@ -510,16 +511,16 @@ def fit(
             ckpt_path=checkpoints.source,
             **options,
         )
-        # scvi moves the model of every process to the first device
-        runner.device = runner.trainer.strategy.root_device
         for callback in runner.trainer.callbacks:
             if isinstance(callback, EarlyStopping) and callback._check_on_train_epoch_end is None:
                 # when validation ends: an epoch that is cut short has none, and a training that goes on in it no value
                 callback._check_on_train_epoch_end = False
+        # scvi moves the model of every process to the first device
+        runner.device = runner.trainer.strategy.root_device
         # Lightning keeps the mode that it finds, and a module at rest is in that of evaluation: without this, dropout,
         # hidden labels, batch statistics and the KL warm-up would all be off
         model.module.train()
-        trained = model.is_trained_
+        trained, model.training_finished_ = model.is_trained_, False
         # scvi adds to a history that is there; a model from a checkpoint is trained and has none
         model.is_trained_ = trained and bool(model.history_)
         try:

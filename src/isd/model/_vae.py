@@ -313,12 +313,13 @@ class VAE(PretrainedMixin, GeneEncoderMixin, GeneExpression, VAEMixin):
         Writes :attr:`history`, ``train_indices``, ``validation_indices`` and ``test_indices``. A second call goes on
         from the weights that are there.
 
-        With ``strategy="ddp"`` and several ``devices`` (or ``num_nodes``), each batch is split over the processes: it is the
-        training of one process, only faster. Metrics are averaged over them, :attr:`history` lives on the first, and
-        the first alone writes.
         Ctrl-C (SIGINT) and SIGTERM end the training after the step that runs: a last checkpoint is written where there is a
         ``checkpoint_dir``, the model keeps its weights, and ``KeyboardInterrupt`` or ``SystemExit`` is raised. A second
         Ctrl-C ends it at once.
+
+        With ``strategy="ddp"`` and several ``devices`` (or ``num_nodes``), each batch is split over the processes: it is the
+        training of one process, only faster. Metrics are averaged over them, :attr:`history` lives on the first, and
+        the first alone writes.
         """
         adata = self._validate_anndata()  # another model may have rewritten obs["_scvi_labels"]
         train_idx, val_idx, test_idx = self._split()
