@@ -4,7 +4,7 @@
 
 Small sound files of every kind are damaged at random (bytes flipped, cut, repeated, moved; numbers and words of texts replaced; HDF5 datasets dropped, renamed,
 resized; entries of JSON changed, with digests that fit again) and read. A case is *read* (an AnnData, a model or a description came back), *refused* (an error
-raised by code of isd), or a finding: an error raised by a library, more memory than allowed, a case of more than 60 seconds, a process that died, or code that was run
+raised by code of isd), or a finding: an error raised by a library, more memory than allowed, a case of more than 20 seconds, a process that died, or code that was run
 (audit events of pickle, processes and sockets). Workers are processes of their own; what caused a finding is kept in benchmarks/out/fuzz/. Same seed, same cases.
 Needs the extra ``io``; takes as long as it is told to.
 """
@@ -34,7 +34,7 @@ import numpy as np
 OUT = Path(__file__).parent / "out" / "fuzz"
 #: Address space that a worker may add to what it has once everything is imported.
 MORE_MEMORY = 2 * 2**30
-SECONDS = 60
+SECONDS = 20
 #: Audit events that no reader has a reason for.
 FORBIDDEN = ("pickle.find_class", "os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "socket.connect")
 FINDINGS = ("foreign", "memory", "hung", "died", "ran code")

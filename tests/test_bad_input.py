@@ -311,7 +311,8 @@ CASES = [
     Case("int64 indices", SETUP, f"accepted: {SAME_LOSS}", lambda g: loss_of(g.like(long_indices)), gives=LOSS),
     Case("data backed by a file", SETUP, "accepted", lambda g: np.isfinite(loss_of(backed(g))).all(), gives=True),
     Case("a view of other data", SETUP, "refused: make a copy first", lambda g: VAE.setup_anndata(g.cells[:50]), ValueError, r"adata\.copy\(\)"),
-    Case("counts in raw only, X log-normalised", SETUP, "refused: looks log-normalised", lambda g: VAE.setup_anndata(_raw_only(g)), ValueError, "looks log"),
+    Case("counts in raw only, X log-normalised", SETUP, "refused, with the line that copies them into a layer", lambda g: VAE.setup_anndata(_raw_only(g)), ValueError, r"looks log.*adata\.raw\[:, adata\.var_names\]"),
+    Case("counts in raw, after that line", SETUP, f"accepted: {SAME_LOSS}", lambda g: loss_of(_from_raw(_raw_only(g))), gives=LOSS),
     Case("neither X nor a counts layer", SETUP, "refused: X is empty", lambda g: VAE.setup_anndata(ad.AnnData(obs=g.cells.obs.copy(), var=g.cells.var.copy())), ValueError, r"adata\.X is empty"),
     Case("a layer that is not there", SETUP, "refused, with the layers that are", lambda g: VAE.setup_anndata(g.adata, layer="nope"), KeyError, "nope.*not in adata.layers"),
     Case("a matrix in place of AnnData", SETUP, "refused: must be an AnnData", lambda g: VAE.setup_anndata(g.cells.X), TypeError, "must be an AnnData"),
@@ -448,6 +449,11 @@ def _raw_only(given: Given) -> ad.AnnData:
     adata = given.adata
     adata.raw = adata
     adata.X = log_normalised(adata.X)
+    return adata
+
+
+def _from_raw(adata: ad.AnnData) -> ad.AnnData:
+    adata.layers["counts"] = adata.raw[:, adata.var_names].X.copy()
     return adata
 
 

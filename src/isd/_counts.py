@@ -9,6 +9,8 @@ import numpy as np
 from anndata import AnnData
 from scipy import sparse
 
+from isd._constants import COUNTS_LAYER
+
 #: Values above this cannot be told apart as float32 integers, which is what models compute with.
 MAX_EXACT_FLOAT32 = 2**24
 
@@ -227,3 +229,15 @@ def classify_counts(matrix: Any, name: str = "adata.X") -> CountKind:
             'Give the layer of raw counts, for instance layer="counts" as isd.pp.recipe keeps it.'
         )
     return "fractional"
+
+
+def classify_layer(adata: AnnData, layer: str | None) -> CountKind:
+    """Check the counts of an AnnData as :func:`classify_counts` does; where ``raw`` may hold them, the error says so."""
+    try:
+        return classify_counts(adata.X if layer is None else adata.layers[layer], where(layer))
+    except ValueError as error:
+        if adata.raw is None or not adata.var_names.isin(adata.raw.var_names).all():
+            raise
+        raise ValueError(
+            f"{error} If adata.raw holds them: adata.layers[{COUNTS_LAYER!r}] = adata.raw[:, adata.var_names].X.copy()."
+        ) from None

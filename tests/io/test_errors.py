@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import h5py
 import pytest
 
 import isd
-from isd.io._errors import NotInFileError, UnreadableFileError, reading
+from isd.io._errors import NotInFileError, UnreadableFileError, reading, sound
 
 SALMON = "Name\tLength\tEffectiveLength\tTPM\tNumReads\nENST1\t900\t700\t1\t3\n"
 GTF = 'chr1\tx\ttranscript\t1\t2\t.\t+\t.\tgene_id "g1"; transcript_id "t1";\n'
@@ -46,3 +47,12 @@ def test_what_is_not_the_files_fault_stays(error: Exception) -> None:
         with reading(Path("x.h5"), "a thing"):
             raise error
     assert caught.value is error
+
+
+def test_chunks_larger_than_their_dataset_are_not_allocated(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        grows = file.create_dataset("grows", shape=(3,), maxshape=(None,), dtype="i4", chunks=(1024,))
+        assert sound(grows) is grows
+        damaged = file.create_dataset("damaged", shape=(3,), maxshape=(None,), dtype="i4", chunks=(10**8,))
+        with pytest.raises(UnreadableFileError, match="/damaged has chunks of 400,000,000 bytes"):
+            sound(damaged)

@@ -16,7 +16,7 @@ from scipy import sparse
 
 from isd._constants import GENE_ID, GENE_NAME
 from isd._progress import track
-from isd.io._errors import NothingLeftError, NotInFileError, UnreadableFileError, existing, reading
+from isd.io._errors import NothingLeftError, NotInFileError, UnreadableFileError, existing, reading, sound
 from isd.io._form import GeneMap, as_anndata
 from isd.pp import strip_version
 
@@ -147,7 +147,7 @@ def _layout(file: h5py.File, path: Path) -> tuple[h5py.Dataset, np.ndarray]:
             f"{path} has no {' and no '.join(absent)}, only {sorted(map(str, file))}; "
             "expected an ARCHS4 transcript file (human_transcript_v2.x.h5)."
         )
-    expression = file[_EXPRESSION]
+    expression = sound(file[_EXPRESSION])
     if not isinstance(expression, h5py.Dataset) or expression.ndim != 2 or expression.dtype.kind not in "ui":
         raise UnreadableFileError(f"{path}: {_EXPRESSION} is no matrix of integers (transcripts x samples).")
     group = file["meta/transcripts"]
@@ -171,7 +171,7 @@ def _layout(file: h5py.File, path: Path) -> tuple[h5py.Dataset, np.ndarray]:
 
 
 def _strings(dataset: h5py.Dataset) -> np.ndarray:
-    values = dataset[()]
+    values = sound(dataset)[()]
     if values.dtype.kind in "iufb":
         return values
     out = np.empty(values.shape, dtype=object)

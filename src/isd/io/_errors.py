@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import gzip
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+import h5py
+
+#: Chunks of fewer bytes may be larger than what they hold: files that grow are made so.
+_LARGE_CHUNK = 16 * 2**20
 
 
 class UnreadableFileError(ValueError):
@@ -55,6 +61,22 @@ def reading(path: Path, what: str) -> Iterator[None]:
             f"{path} cannot be read as {what}: {detail[:300] or type(error).__name__}. "
             "It may be damaged, cut short, or of another kind; compare its size or checksum with the original."
         ) from error
+
+
+def sound(dataset: Any) -> Any:
+    """Return an HDF5 dataset whose chunks are no larger than itself: libhdf5 allocates what a damaged one says.
+
+    Raises
+    ------
+    UnreadableFileError
+        If they are.
+    """
+    chunks = getattr(dataset, "chunks", None)
+    if isinstance(dataset, h5py.Dataset) and chunks is not None:
+        size = math.prod(chunks) * dataset.dtype.itemsize
+        if size > max(_LARGE_CHUNK, dataset.size * dataset.dtype.itemsize):
+            raise UnreadableFileError(f"{dataset.name} has chunks of {size:,} bytes, more than all of its values take.")
+    return dataset
 
 
 def existing(path: Any, what: str) -> Path:

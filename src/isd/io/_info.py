@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from isd._constants import GENE_ID
-from isd.io._errors import UnreadableFileError, existing, reading
+from isd.io._errors import UnreadableFileError, existing, reading, sound
 
 #: Columns with more values than this are no labels.
 _MOST_LABELS = 200
@@ -295,7 +295,7 @@ def _read(array: Any, most: int, *, exactly: bool = True) -> np.ndarray:
     """All of an array that is as long as it must be: a damaged length must not be allocated."""
     if len(array.shape) != 1 or (array.shape[0] != most if exactly else array.shape[0] > most):
         raise UnreadableFileError(f"a column has shape {tuple(array.shape)}; expected ({most},).")
-    return np.asarray(array[()])
+    return np.asarray(sound(array)[()])
 
 
 def _values(element: Any, n: int) -> pd.Series:
@@ -314,7 +314,7 @@ def _sizes(element: Any, n: int) -> dict[str, int] | None:
     if _is_group(element):
         if "categories" not in element or element["categories"].shape[0] > _MOST_LABELS:
             return None
-        names = _strings(element["categories"][()])
+        names = _strings(sound(element["categories"])[()])
         codes = _read(element["codes"], n)
         if codes.size and codes.max() >= len(names):
             raise UnreadableFileError(f"a column names {len(names)} categories and uses number {codes.max()}.")
@@ -324,7 +324,7 @@ def _sizes(element: Any, n: int) -> dict[str, int] | None:
         return sizes | ({"(missing)": missing} if missing else {})
     if element.dtype.kind not in "OSUTb" or element.shape != (n,) or n > _MOST_READ:
         return None
-    counts = pd.Series(_strings(element[()])).value_counts()
+    counts = pd.Series(_strings(sound(element)[()])).value_counts()
     if len(counts) > min(_MOST_LABELS, max(2, n // 2)):
         return None
     return {str(name): int(count) for name, count in counts.items()}

@@ -17,7 +17,7 @@ from scipy import sparse
 
 from isd._constants import GENE_ID, GENE_NAME
 from isd._progress import track
-from isd.io._errors import UnreadableFileError, existing, is_gzipped, optional, reading
+from isd.io._errors import UnreadableFileError, existing, is_gzipped, optional, reading, sound
 from isd.io._form import GeneMap, as_anndata
 from isd.pp import round_counts as _round_counts
 
@@ -252,7 +252,7 @@ def _one(importers: _Importers, path: Path, source: str) -> tuple[pd.Index, np.n
 def _check_lengths(path: Path) -> None:
     """Compare the lengths in kallisto's HDF5 file: pytximport reads whatever a damaged one says."""
     with h5py.File(path, "r") as file:
-        shapes = {key: file[key].shape for key in ("aux/ids", "est_counts", "aux/eff_lengths")}
+        shapes = {key: sound(file[key]).shape for key in ("aux/ids", "est_counts", "aux/eff_lengths")}
     if len(set(shapes.values())) > 1:
         raise UnreadableFileError(f"{path} holds arrays of different lengths: {shapes}.")
 

@@ -9,7 +9,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from isd._counts import classify_counts, resolve_layer, row_sums, where
+from isd._counts import classify_layer, resolve_layer, row_sums, where
 from isd.model._fields import label_categories
 
 
@@ -101,7 +101,7 @@ def validate_adata(
     if matrix is None:
         raise ValueError('adata.X is empty; give the layer of raw counts, such as layer="counts".')
     name = where(layer)
-    if classify_counts(matrix, name) == "fractional":
+    if classify_layer(adata, layer) == "fractional":
         raise ValueError(
             f"{name} holds fractional counts (estimates of an EM quantifier?); models draw whole counts. "
             "Round them first: isd.pp.round_counts(adata) or isd.pp.recipe(adata) do, and keep the estimates."

@@ -11,7 +11,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from isd._constants import COUNTS_LAYER, TARGET_SUM
-from isd._counts import all_zero_rows, classify_counts, resolve_layer, where
+from isd._counts import all_zero_rows, classify_layer, resolve_layer, where
 from isd.pp._anndata import as_csr, same_values, some, to_write_on
 from isd.pp._qc import quality
 from isd.pp._round import ESTIMATED_LAYER, check_estimates_fit, rounded_with_warning
@@ -112,7 +112,7 @@ def recipe(
     if adata.n_obs < 2:
         raise ValueError(f"adata has {adata.n_obs} cells; at least 2 are needed.")
 
-    is_whole = classify_counts(given, where(source)) == "integer"
+    is_whole = classify_layer(adata, source) == "integer"
     if not is_whole and fractional == "error":
         raise ValueError(
             f"{where(source)} holds fractional (estimated) counts, and models of counts need whole numbers. "
