@@ -174,6 +174,34 @@ def test_batches_that_the_model_does_not_tell_apart_go_into_the_bias(adata):
     torch.testing.assert_close(vae.module.encoder.body[0][0].bias, theirs.bias)
 
 
+def test_a_union_of_vocabularies_learns_only_of_what_was_measured(adata, reference, tmp_path):
+    mine = other_cells(adata, np.arange(40, 200))
+    start = {"calibrate": False, "own_axes": 0}
+    union = VAE.from_pretrained(reference, mine, vocabulary="union", **start)
+    names = [*mine.var_names, *adata.var_names[:40]]
+    assert list(union.feature_names) == names and mine.n_vars == 160
+    report = union.transfer_report.set_index("feature")
+    assert report["measured"].to_numpy().tolist() == [True] * 160 + [False] * 40
+    # what was not measured has no part in the likelihood
+    target = VAE.from_pretrained(reference, mine, **start)
+    ours, expected = (float(v.get_marginal_ll(indices=[1, 2, 3], n_mc_samples=200)) for v in (union, target))
+    assert ours == pytest.approx(expected, abs=1.0)
+    union = VAE.from_pretrained(reference, mine, vocabulary="union")
+    loadings = union.module.decoder.mean.loadings
+    before = loadings[:, 160:].detach().clone()
+    moved = loadings[:, :160].detach().clone()
+    union.train(max_steps=5, gene_encoder=False)
+    torch.testing.assert_close(loadings[:, 160:], before, rtol=0, atol=0)
+    assert not torch.equal(loadings[:, :160], moved)
+    # the reference still says how much of them a cell has
+    made = union.decode(union.get_latent_representation(), library_size=2000, sample=False)
+    theirs = reference.get_normalized_expression(adata[200:].copy(), return_numpy=True)
+    assert 0.5 < made[:, 160:].sum() / made.sum() / (theirs[:, :40].sum() / theirs.sum()) < 2
+    union.save(tmp_path / "model", save_anndata=True)
+    again = VAE.load(tmp_path / "model")
+    assert float(again.get_elbo()) == pytest.approx(float(union.get_elbo()), rel=0.02)
+
+
 def test_labels_are_matched_by_name(adata, reference):
     mine = adata[200:].copy()
     mine.obs["leiden"] = mine.obs["leiden"].map({"0": "2", "1": "new", "2": "0", "3": "2"}).astype("category")
@@ -228,6 +256,11 @@ def test_errors_say_what_to_do(adata, reference, gene_reference):
     mine = other_cells(adata, np.arange(150))
     with pytest.raises(ValueError, match="no part of a VAE; choose of"):
         VAE.from_pretrained(reference, mine, freeze="head")
+    with pytest.raises(ValueError, match="vocabulary is 'all'"):
+        VAE.from_pretrained(reference, mine, vocabulary="all")
+    genes = other_cells(adata, np.arange(adata.n_vars), "gene_id")
+    with pytest.raises(ValueError, match="no genes and gives counts"):
+        VAE.from_pretrained(gene_reference, genes, vocabulary="union")
     with pytest.raises(ValueError, match="own_axes is -1"):
         VAE.from_pretrained(reference, mine, own_axes=-1)
     with pytest.raises(TypeError, match="got int"):

@@ -19,6 +19,7 @@ from isd.model._mudata import isoforms_of
 from isd.model._presets import default_vae
 from isd.model._statistics import principal_loadings
 from isd.model._transfer import RowMap, feature_map, match_rows, report, transferred_state
+from isd.model._union import hide_unmeasured, widen
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -122,6 +123,7 @@ class PretrainedMixin:
         reference: VAE | str | Path,
         adata: AnnData,
         *,
+        vocabulary: Literal["target", "union"] = "target",
         freeze: Sequence[Part] | Part = (),
         own_axes: int = 12,
         calibrate: bool = True,
@@ -150,6 +152,10 @@ class PretrainedMixin:
             A trained :class:`VAE`, a :class:`LatentDiffusion` (its VAE), or the folder of either. Not changed.
         adata
             Cells registered with :meth:`setup_anndata`. Labels, batches and covariates are those registered there.
+        vocabulary
+            ``"target"``: the features of ``adata``. ``"union"``: these, then the reference's others, which keep its weights and take no
+            part in training and likelihood, as these cells were not measured for them; generated cells have them. The model's
+            :attr:`adata` is then a new AnnData with columns for them. Not for a decoder with genes.
         freeze
             Parts that :meth:`train` leaves as they are: ``"encoder"``, ``"decoder"``, ``"first_layer"`` (of the encoder: a row
             for each feature), ``"last_layer"`` (of the decoder: what has a row for each feature), ``"trunk"`` (all else of
@@ -204,7 +210,7 @@ class PretrainedMixin:
         {'copied': 50, 'dropped': 10, 'from gene': 0, 'new': 0}
         >>> vae.train(max_steps=5, progress=False)
         """
-        return _pretrained(cls, reference, adata, freeze, own_axes, calibrate, match_labels, seed)
+        return _pretrained(cls, reference, adata, vocabulary, freeze, own_axes, calibrate, match_labels, seed)
 
     @property
     def transfer_report(self) -> pd.DataFrame | None:
@@ -212,7 +218,8 @@ class PretrainedMixin:
 
         Columns ``feature``; ``source``: ``"copied"``, ``"from gene"`` (the mean of its gene's isoforms), ``"new"`` (the mean of
         all features) or ``"dropped"`` (a feature of the reference that the model lacks); ``reference``: the reference's name
-        of the feature where it is copied or dropped, the gene where it is from the gene.
+        of the feature where it is copied or dropped, the gene where it is from the gene; ``measured``: whether the cells were
+        measured for it.
         """
         return self.transfer_report_
 
@@ -247,12 +254,21 @@ class PretrainedMixin:
 
     def _restore_extra(self: Any, meta: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
         super()._restore_extra(meta, tensors)  # type: ignore[misc]
+        hide_unmeasured(self)
         self._apply_frozen()
 
 
 def shuffled_pretrained(cls: Any, reference: Any, adata: AnnData, *, order_seed: int, **options: Any) -> Any:
     """:meth:`PretrainedMixin.from_pretrained` with the reference's features in a random order: what knowing nothing gives."""
-    settings = {"freeze": (), "own_axes": 12, "calibrate": True, "match_labels": True, "seed": None, **options}
+    settings: dict[str, Any] = {
+        "vocabulary": "target",
+        "freeze": (),
+        "own_axes": 12,
+        "calibrate": True,
+        "match_labels": True,
+        "seed": None,
+        **options,
+    }
     return _pretrained(cls, reference, adata, **settings, order_seed=order_seed)
 
 
@@ -260,6 +276,7 @@ def _pretrained(
     cls: Any,
     reference: Any,
     adata: AnnData,
+    vocabulary: str,
     freeze: Sequence[str] | str,
     own_axes: int,
     calibrate: bool,
@@ -269,8 +286,10 @@ def _pretrained(
 ) -> Any:
     if own_axes < 0:
         raise ValueError(f"own_axes is {own_axes}; expected a number of axes, 0 for none.")
+    if vocabulary not in ("target", "union"):
+        raise ValueError(f'vocabulary is {vocabulary!r}; expected "target" or "union".')
     parts = check_parts(freeze)
-    model: Any = _new_model(cls, reference, adata, parts, own_axes, seed)
+    model: Any = _new_model(cls, reference, adata, parts, own_axes, seed, union=vocabulary == "union")
     known: Any = model._reference
     del model._reference
     features = feature_map(model, known)
@@ -297,7 +316,7 @@ def _pretrained(
 
 
 def _new_model(
-    cls: Any, reference: Any, adata: AnnData, frozen: list[str], own_axes: int, seed: int | None
+    cls: Any, reference: Any, adata: AnnData, frozen: list[str], own_axes: int, seed: int | None, *, union: bool
 ) -> PretrainedMixin:
     """A model of the reference's architecture on its own data, with random weights."""
     adata = isoforms_of(adata)
@@ -307,6 +326,15 @@ def _new_model(
             "batches and genes that the new model shall know."
         )
     reference = resolve_reference(reference, cls)
+    unmeasured = None
+    if union:
+        if reference.module_params["gene_decoder"] or reference.module.likelihood == "normal":
+            raise ValueError(
+                'vocabulary="union" needs a reference whose decoder has no genes and gives counts; take vocabulary="target".'
+            )
+        own = cls._get_most_recent_anndata_manager(adata).registry["setup_args"]
+        adata, unmeasured = widen(adata, reference, own["layer"])
+        cls.setup_anndata(adata, **{**own, "layer": "X"})
     options = {**reference.module_params, "preset": reference.preset, "seed": seed}
     n_outputs = adata.n_vars
     if options["gene_decoder"]:
@@ -329,12 +357,16 @@ def _new_model(
             model = cls(adata, **{**options, "dropout": dropout})
     model.frozen_ = frozen
     model.is_trained_ = True
+    if unmeasured is not None:
+        model.unmeasured_ = unmeasured
+        hide_unmeasured(model)
     model._reference = reference
     return model
 
 
 def _check_shared(model: Any, reference: Any, features: RowMap) -> None:
-    n, shared = len(features.source), int(features.copied.sum())
+    measured = ~getattr(model, "unmeasured_", np.zeros(len(features.source), dtype=bool))
+    n, shared = int(measured.sum()), int((features.copied & measured).sum())
     shown = (", ".join(map(str, names[:3])) for names in (model.feature_names, reference.feature_names))
     if not shared:
         ours, theirs = shown

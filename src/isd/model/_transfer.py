@@ -182,12 +182,14 @@ def report(model: VAE, reference: VAE, features: RowMap) -> pd.DataFrame:
     genes = genes_of(model)
     if genes is not None:
         found[from_gene] = genes[from_gene].astype(str)
+    n_unmeasured = int(getattr(model, "unmeasured_", np.zeros(0)).sum())
     left = np.delete(np.asarray(theirs, dtype=object), np.unique(used))
     return pd.DataFrame(
         {
             "feature": np.concatenate([np.asarray(names, dtype=object), left]),
             "source": pd.Categorical(np.concatenate([features.source, np.full(len(left), DROPPED)]), SOURCES),
             "reference": np.concatenate([found, left]),
+            "measured": np.arange(len(names) + len(left)) < len(names) - n_unmeasured,
         }
     )
 
@@ -286,7 +288,7 @@ def transferred_state(
         if name == "gene_of":
             state[name] = own
             continue
-        axis, dim = _axis_of(name, theirs)
+        axis, dim = axis_of(name)
         source = theirs.get(name)
         if (source is None and name.startswith("label_head")) or (name.endswith(".covariates") and source is None):
             # the reference has one class, or no covariates: nothing to copy, and nothing that these say yet
@@ -317,7 +319,7 @@ def _widen(made: torch.Tensor, shape: torch.Size) -> torch.Tensor:
     return out
 
 
-def _axis_of(name: str, theirs: Mapping[str, torch.Tensor]) -> tuple[str, int]:
+def axis_of(name: str) -> tuple[str, int]:
     """Axis of a tensor that differs between data sets, and its dimension; ``""`` for none."""
     fixed = {
         "encoder.body.0.0.weight": ("features", 0),
