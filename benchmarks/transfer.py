@@ -179,8 +179,8 @@ def auc(model: VAE, cells: ad.AnnData, seed: int) -> dict[str, float]:
 
 def run_arm(
     arm: str, references: dict[str, VAE], cells: ad.AnnData, bulk: ad.AnnData, seed: int, args: argparse.Namespace
-) -> tuple[dict[str, Any], np.ndarray]:
-    """Numbers of the setting that is best on validation cells, and the log-likelihood of each test cell."""
+) -> dict[str, Any]:
+    """Numbers of the setting that is best on validation cells."""
     settings = SCRATCH if arm in ("scratch", "joint") else SHUFFLED if "shuffled" in arm else PRETRAINED
     best: tuple[float, VAE, dict[str, Any]] | None = None
     begun = time.perf_counter()
@@ -194,17 +194,17 @@ def run_arm(
     assert best is not None
     likelihood = log_likelihood(best[1], "test", args.n_mc)
     pretrained = best[1].pretrained_ or {}
-    row = {
+    return {
         "setting": str(best[2]),
         "validation_nll": best[0],
         "nll": -float(likelihood.mean()),
+        "nll_se": float(likelihood.std(ddof=1)) / len(likelihood) ** 0.5,
         "precision": pretrained.get("precision"),
         "dispersion_shift": pretrained.get("dispersion_shift"),
         # a joint model's labels and depths are those of bulk as well
         **({} if arm == "joint" else auc(best[1], cells, seed)),
         "seconds": time.perf_counter() - begun,
     }
-    return row, likelihood
 
 
 def run(args: argparse.Namespace) -> None:
@@ -227,16 +227,12 @@ def run(args: argparse.Namespace) -> None:
                 if not todo:
                     continue
                 cells = target(parts, n, seed, shared=args.shared)
-                base: np.ndarray | None = None
-                for arm in ["scratch", *[arm for arm in todo if arm != "scratch"]]:
-                    row, likelihood = run_arm(arm, references, cells, parts["bulk"], seed, args)
-                    base = likelihood if base is None else base
-                    gain = likelihood - base
-                    row |= {"gain": gain.mean(), "gain_se": gain.std(ddof=1) / len(gain) ** 0.5}
-                    if (data, str(seed), str(n), arm) in done:
-                        continue
+                for arm in todo:
+                    row = run_arm(arm, references, cells, parts["bulk"], seed, args)
                     frame = pd.DataFrame([{"data": data, "seed": seed, "n": n, "arm": arm, **row}])
-                    frame = pd.concat([pd.read_csv(out), frame]) if out.exists() else frame
+                    if out.exists():
+                        # by way of text: columns that are empty so far have no type to agree on
+                        frame = pd.concat([pd.read_csv(out, dtype=str), frame.astype(str).replace("None", "")])
                     frame.to_csv(out.with_suffix(".part"), index=False)
                     os.replace(out.with_suffix(".part"), out)
                     shown = {k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}

@@ -52,7 +52,7 @@ def test_features_in_another_order_give_the_references_latents_and_means(
     mine = other_cells(adata, order, gene_key)
     mine.var_names = [name.split(".")[0] + ".77" for name in mine.var_names]  # another release's versions
     VAE.setup_anndata(mine, gene_key=gene_key)
-    vae = VAE.from_pretrained(reference, mine, calibrate=False)
+    vae = VAE.from_pretrained(reference, mine, calibrate=False, own_axes=0)
     theirs = adata[200:].copy()
     np.testing.assert_allclose(
         vae.get_latent_representation(), reference.get_latent_representation(theirs), rtol=1e-4, atol=1e-4

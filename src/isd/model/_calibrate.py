@@ -105,7 +105,7 @@ def calibrate_dispersion(model: VAE, rows: np.ndarray) -> float:
     module: Any = model.module
     if not hasattr(module, "log_theta"):
         return 0.0
-    cells = _encoded(model, _some(rows, _MAX_NOISE_CELLS))
+    cells = encoded(model, some_rows(rows, _MAX_NOISE_CELLS))
     shifted = [module.log_theta]
     if model.module_params["gene_decoder"] and module.usage_likelihood != "nb":
         shifted.append(module.decoder.log_concentration)
@@ -129,7 +129,7 @@ def calibrate_dispersion(model: VAE, rows: np.ndarray) -> float:
     return shifts[0]
 
 
-def _encoded(model: VAE, rows: np.ndarray) -> list[tuple[dict[str, torch.Tensor], dict[str, Any]]]:
+def encoded(model: VAE, rows: np.ndarray) -> list[tuple[dict[str, torch.Tensor], dict[str, Any]]]:
     """Chunks of cells, with the means of their latents in place of draws."""
     module: Any = model.module
     found = []
@@ -140,7 +140,7 @@ def _encoded(model: VAE, rows: np.ndarray) -> list[tuple[dict[str, torch.Tensor]
     return found
 
 
-def _some(rows: np.ndarray, n: int) -> np.ndarray:
+def some_rows(rows: np.ndarray, n: int) -> np.ndarray:
     return np.sort(np.random.default_rng(0).choice(rows, n, replace=False) if len(rows) > n else rows)
 
 
@@ -166,7 +166,7 @@ def calibrate_means(model: VAE, rows: np.ndarray, known: np.ndarray, n_rounds: i
     -------
     The precision of the last round, in counts.
     """
-    rows = _some(rows, _MAX_CELLS)
+    rows = some_rows(rows, _MAX_CELLS)
     module: Any = model.module
     precision = np.inf
     genes = module.gene_of.cpu().numpy() if model.module_params["gene_decoder"] else None

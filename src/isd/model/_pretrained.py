@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 import pandas as pd
 import torch
-from scvi import REGISTRY_KEYS
 
 from isd.model._calibrate import calibrate_dispersion, calibrate_means
 from isd.model._fields import GENES_KEY, GenesField
 from isd.model._files import MODEL_FILE
 from isd.model._mudata import isoforms_of
+from isd.model._own_axes import add_own_axes
 from isd.model._presets import default_vae
-from isd.model._statistics import principal_loadings
 from isd.model._transfer import RowMap, feature_map, match_rows, report, transferred_state
 from isd.model._union import hide_unmeasured, widen
 
@@ -142,7 +141,8 @@ class PretrainedMixin:
         tell, by a gamma prior around what the copied model expects whose precision is estimated from all features
         (``pretrained_["precision"]``, in counts: large where the reference is right about these cells, below 1 where it says
         nothing). All dispersions are moved by one number, the most likely one: bulk averages over cells what makes single
-        cells differ. The principal axes of the training cells that the reference lacks are added to its own.
+        cells differ. The principal axes of the training cells that the reference lacks are added to its own, with scores that a
+        ridge regression finds in what the copied decoder makes of these cells.
 
         The model can be used at once; :meth:`train` fine-tunes it.
 
@@ -237,17 +237,6 @@ class PretrainedMixin:
             module.library_mean.fill_(float(own.mean()))
             module.library_std.fill_(max(float(own.std()), 1e-2))
 
-    @torch.no_grad()
-    def _add_own_axes(self: Any, rank: int, rows: np.ndarray) -> None:
-        """Put what principal axes of the training cells add to the reference's into the free rows of the output layer."""
-        loadings = self.module.decoder.mean.loadings
-        counts = self.get_from_registry(self.adata, REGISTRY_KEYS.X_KEY)
-        genes = self._gene_sums() if self.module_params["gene_decoder"] else None
-        axes = principal_loadings(counts, rows, len(loadings) - rank, groups=genes, labels=self._codes()[rows, 0])
-        known = np.linalg.qr(loadings[:rank].double().cpu().numpy().T)[0]
-        left = axes - (axes @ known) @ known.T
-        loadings[rank : rank + len(left)] = torch.as_tensor(left, dtype=loadings.dtype, device=loadings.device)
-
     def _apply_frozen(self: Any) -> None:
         for name, parameter in self.module.named_parameters():
             parameter.requires_grad_(not any(is_in_part(name, part) for part in self.frozen_))
@@ -300,7 +289,7 @@ def _pretrained(
     model._set_templates(rows)
     model._keep_depth(rows)
     if model.module.output_rank > known.module.output_rank:
-        model._add_own_axes(known.module.output_rank, rows)
+        add_own_axes(model, known.module.output_rank, rows)
     precision, shift = None, 0.0
     if calibrate and model.module.likelihood != "normal":
         genes = model.module_params["gene_decoder"]
