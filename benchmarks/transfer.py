@@ -95,6 +95,11 @@ def real() -> dict[str, ad.AnnData]:
     for adata, key in ((bulk, "condition_name"), (cells, "cell_line")):
         adata.X = sparse.csr_matrix(np.rint(sparse.csr_matrix(adata.X)), dtype=np.float32)
         adata.obs["leiden"] = adata.obs[key].astype(str).astype("category")
+    # of the 76,158 transcripts of the bulk, those of genes that the cells have
+    genes = {
+        name: isd.pp.strip_version(adata.var["gene_id"].astype(str)) for name, adata in (("b", bulk), ("c", cells))
+    }
+    bulk = bulk[:, genes["b"].isin(genes["c"])].copy()
     cells = cells[np.asarray(cells.X.sum(axis=1)).ravel() > 0].copy()
     order = np.random.default_rng(0).permutation(cells.n_obs)
     n_test = cells.n_obs // 3
