@@ -5,6 +5,7 @@ import torch
 
 import isd
 from isd.model import VAE
+from isd.model._covariate_shifts import covariate_shifts
 from isd.model._pretrained import PARTS, is_in_part
 
 SMALL = {"n_hidden": 16, "n_latent": 4, "output_rank": 6}
@@ -200,6 +201,37 @@ def test_a_union_of_vocabularies_learns_only_of_what_was_measured(adata, referen
     union.save(tmp_path / "model", save_anndata=True)
     again = VAE.load(tmp_path / "model")
     assert float(again.get_elbo()) == pytest.approx(float(union.get_elbo()), rel=0.02)
+
+
+def test_shifts_of_batches_move_with_their_features(adata):
+    adata.obs["batch"] = np.where(np.arange(adata.n_obs) % 4 == 0, "a", "b")
+    known = make_reference(adata[:200].copy(), batch_key="batch", steps=20)
+    theirs = known.module.decoder.shift.detach()
+    assert theirs.abs().max() > 0.01
+    order = np.random.default_rng(0).permutation(adata.n_vars)
+    mine = other_cells(adata, order)
+    share = torch.as_tensor(np.bincount(known.template_codes_[:, 1]) / len(known.template_codes_), dtype=torch.float32)
+    # a model without batches has what they shift on average
+    vae = VAE.from_pretrained(known, mine, calibrate=False, own_axes=0)
+    bias = known.module.decoder.mean.bias.detach() + share @ theirs
+    torch.testing.assert_close(vae.module.decoder.mean.bias.detach(), bias[order])
+    # one with another batch has the known one's, and for the new one the mean of those
+    mine.obs["batch"] = np.where(np.arange(mine.n_obs) % 2 == 0, "b", "c")
+    VAE.setup_anndata(mine, batch_key="batch")
+    vae = VAE.from_pretrained(known, mine, calibrate=False, own_axes=0)
+    wanted = torch.stack([theirs[1], share @ theirs])[:, order]
+    torch.testing.assert_close(vae.module.decoder.shift.detach(), wanted)
+
+
+def test_a_reference_without_batches_leaves_shifts_to_the_cells_at_hand(adata, reference):
+    mine = adata[200:].copy()
+    mine.obs["batch"] = np.where(np.arange(mine.n_obs) % 2 == 0, "b", "c")
+    VAE.setup_anndata(mine, batch_key="batch")
+    vae = VAE.from_pretrained(reference, mine, calibrate=False)
+    rows = vae._split()[0]
+    codes = vae._codes()[rows]
+    wanted = covariate_shifts(mine.X, rows, codes[:, 0], codes[:, 1:], [2])
+    np.testing.assert_allclose(vae.module.decoder.shift.detach().numpy(), wanted, atol=1e-6)
 
 
 def test_labels_are_matched_by_name(adata, reference):

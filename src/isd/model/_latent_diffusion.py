@@ -253,9 +253,11 @@ class LatentDiffusion(PretrainedDiffusionMixin, IsdModel):
             quarter below 200 cells). With ``max_minutes`` and a VAE still to train,
             the VAE takes up to 60% of the minutes unless ``vae_kwargs`` says otherwise.
         vae_kwargs
-            Arguments of :meth:`VAE.train`.
+            Arguments of :meth:`VAE.train`; where they are not given, it gets ``accelerator``, ``devices``, ``strategy``,
+            ``num_nodes``, ``progress`` and ``seed`` of this call.
         batch_size, lr, weight_decay, lr_schedule
-            Of the optimiser (AdamW); ``None`` follows the preset and the number of cells.
+            Of the optimiser (AdamW); ``None`` follows the preset and the number of cells. Several processes split each
+            batch.
         ema_decay
             Decay of the average of the weights that sampling uses (0.999); it warms up.
         early_stopping, early_stopping_patience
@@ -287,6 +289,7 @@ class LatentDiffusion(PretrainedDiffusionMixin, IsdModel):
             "devices": devices,
             "progress": progress,
             "seed": seed,
+            **{name: trainer_kwargs[name] for name in ("strategy", "num_nodes") if name in trainer_kwargs},
         }
         vae_options |= vae_kwargs or {}
         vae_minutes = None

@@ -44,7 +44,9 @@ def add_own_axes(model: VAE, rank: int, rows: np.ndarray) -> None:
     layer: Any = model.module.decoder.mean
     counts = model.get_from_registry(model.adata, REGISTRY_KEYS.X_KEY)
     genes = model._gene_sums() if model.module_params["gene_decoder"] else None
-    axes = principal_loadings(counts, rows, len(layer.loadings) - rank, groups=genes, labels=model._codes()[rows, 0])
+    codes, n_free = model._codes()[rows], len(layer.loadings) - rank
+    among = None if model.module.decoder.shift is None else codes[:, 1:]
+    axes = principal_loadings(counts, rows, n_free, groups=genes, labels=codes[:, 0], among=among)
     known = np.linalg.qr(layer.loadings[:rank].double().cpu().numpy().T)[0]
     axes -= (axes @ known) @ known.T
     length = np.square(axes).sum(axis=1)

@@ -103,6 +103,7 @@ def default_vae(n_train: int, counts_per_feature: float = np.inf) -> dict[str, A
         "shrinkage": 5.0,
         "dispersion_shrinkage": 10.0,
         "label_weight": 5.0,
+        "covariate_shift": True,
         "dropout": 0.0 if enough else 0.1,
         "norm": "layer",
         "activation": "silu",

@@ -35,7 +35,7 @@ FEW_SHARED = 0.2
 _FIRST = ("encoder.body.0.0.",)
 #: What has a row or a column for each feature or gene.
 _LAST = (
-    "decoder.mean.loadings", "decoder.mean.weight", "decoder.mean.bias", "decoder.heads.", "decoder.usage.loadings",
+    "decoder.mean.loadings", "decoder.mean.weight", "decoder.mean.bias", "decoder.shift", "decoder.heads.", "decoder.usage.loadings",
     "decoder.usage.bias", "decoder.log_pooled", "decoder.log_concentration", "decoder.concentration.", "log_theta",
 )  # fmt: skip
 
@@ -288,6 +288,9 @@ def _pretrained(
     rows = model._split()[0]
     model._set_templates(rows)
     model._keep_depth(rows)
+    if model.module.decoder.shift is not None and known.module.decoder.shift is None:
+        # the reference knows nothing of batches: what the cells at hand say of theirs
+        model._start_shifts(rows)
     if model.module.output_rank > known.module.output_rank:
         add_own_axes(model, known.module.output_rank, rows)
     precision, shift = None, 0.0

@@ -288,6 +288,9 @@ def transferred_state(
         if name == "gene_of":
             state[name] = own
             continue
+        if name == "decoder.shift":
+            state[name] = _shifts(own, theirs.get(name), covariates, axes["outputs"], model, reference)
+            continue
         axis, dim = axis_of(name)
         source = theirs.get(name)
         if (source is None and name.startswith("label_head")) or (name.endswith(".covariates") and source is None):
@@ -303,7 +306,33 @@ def transferred_state(
             raise ValueError(_misfit(name, f"shape {tuple(made.shape)} against {tuple(own.shape)}"))
         state[name] = made
     _fold_constants(state, theirs, constant, n_latent)
+    if "decoder.shift" in theirs:
+        mean = constant[_shift_columns(reference)] @ theirs["decoder.shift"].detach().cpu().numpy()
+        if mean.any():
+            added = axes["outputs"](torch.as_tensor(mean, dtype=torch.float32))
+            state["decoder.mean.bias"] = state["decoder.mean.bias"] + added
     return state
+
+
+def _shift_columns(model: VAE) -> slice:
+    columns: slice = model.module.decoder.shift_columns
+    return columns
+
+
+def _shifts(
+    own: torch.Tensor,
+    theirs: torch.Tensor | None,
+    covariates: RowMap,
+    outputs: RowMap,
+    model: VAE,
+    reference: VAE,
+) -> torch.Tensor:
+    """Shifts of logits: categories along one axis, features or genes along the other."""
+    if theirs is None:
+        return torch.zeros_like(own)
+    mixing = sparse.csr_matrix(covariates.mixing)[_shift_columns(model)][:, _shift_columns(reference)]
+    along = RowMap(sparse.csr_matrix(mixing), covariates.source[_shift_columns(model)])
+    return outputs(along(theirs, 0), 1)
 
 
 def _misfit(name: str, what: str) -> str:
@@ -328,6 +357,7 @@ def axis_of(name: str) -> tuple[str, int]:
         "log_theta": ("dispersions", 0),
         "decoder.log_pooled": ("shared", 0),
         "decoder.log_concentration": ("multi", 0),
+        "decoder.shift": ("outputs", 1),
         "label_head.weight": ("labels", 0),
         "label_head.bias": ("labels", 0),
     }

@@ -120,6 +120,7 @@ class VAEModule(BaseModuleClass):
         l2_normalize: bool = False,
         use_library: bool = True,
         use_size_factor: bool = False,
+        covariate_shift: bool = False,
     ) -> None:
         super().__init__()
         if likelihood not in LIKELIHOODS:
@@ -167,6 +168,9 @@ class VAEModule(BaseModuleClass):
             heads.append("dropout")
         shape |= {"output_rank": output_rank, "head_rank": dispersion_rank}
         shape |= {"shrinkage": shrinkage, "head_shrinkage": dispersion_shrinkage}
+        if covariate_shift:
+            first = int(use_library)
+            shape["shift_columns"] = slice(first, n_covariates - n_continuous_cov)
         self.decoder = self._make_decoder(n_latent, n_covariates, heads=heads, **shape)
         self.label_weight = label_weight
         self.label_head = nn.Linear(n_latent, n_labels) if n_labels > 1 and label_weight > 0 else None
@@ -241,6 +245,13 @@ class VAEModule(BaseModuleClass):
         ours = self.decoder.mean.loadings
         k = min(len(ours), len(loadings))
         ours[:k] = torch.as_tensor(loadings[:k], dtype=torch.float32, device=ours.device)
+
+    @torch.no_grad()
+    def set_shifts(self, shifts: np.ndarray) -> None:
+        """Start the shifts of the mean's logits from these, shape ``(n_shifts, n_outputs)``."""
+        if self.decoder.shift is None:
+            raise ValueError("the decoder has no shifts; make the module with covariate_shift=True and covariates.")
+        self.decoder.shift.copy_(torch.as_tensor(shifts, dtype=torch.float32))
 
     def covariates(self, log_library: Tensor, codes: Tensor, continuous: Tensor | None) -> Tensor:
         """Covariate columns for encoder and decoder, shape ``(n, n_covariates)``."""
