@@ -85,3 +85,10 @@ def test_a_model_on_its_own_covariates_changes_nothing(numbers):
     columns, constant = covariate_map(model, model)
     np.testing.assert_array_equal(columns.mixing.toarray(), np.eye(5 + (numbers is not None)))
     assert not constant.any()
+
+
+def test_many_unknown_names_take_no_place_for_each_pair():
+    names = pd.Index([f"A{i}" for i in range(40_000)])
+    found = match_rows(names, pd.Index([f"B{i}" for i in range(40_000)]))
+    assert found.mixing.nnz == 0
+    assert found(torch.arange(40_000.0))[[0, -1]].tolist() == [19_999.5, 19_999.5]

@@ -278,9 +278,7 @@ def _pretrained(
     if vocabulary not in ("target", "union"):
         raise ValueError(f'vocabulary is {vocabulary!r}; expected "target" or "union".')
     parts = check_parts(freeze)
-    model: Any = _new_model(cls, reference, adata, parts, own_axes, seed, union=vocabulary == "union")
-    known: Any = model._reference
-    del model._reference
+    model, known = _new_model(cls, reference, adata, parts, own_axes, seed, union=vocabulary == "union")
     features = feature_map(model, known)
     _check_shared(model, known, features)
     state = transferred_state(model, known, features, labels=match_labels, order_seed=order_seed)
@@ -309,8 +307,8 @@ def _pretrained(
 
 def _new_model(
     cls: Any, reference: Any, adata: AnnData, frozen: list[str], own_axes: int, seed: int | None, *, union: bool
-) -> PretrainedMixin:
-    """A model of the reference's architecture on its own data, with random weights."""
+) -> tuple[Any, Any]:
+    """A model of the reference's architecture on its own data, with random weights, and the reference."""
     adata = isoforms_of(adata)
     if adata is None or cls._get_most_recent_anndata_manager(adata, required=False) is None:
         raise ValueError(
@@ -352,8 +350,7 @@ def _new_model(
     if unmeasured is not None:
         model.unmeasured_ = unmeasured
         hide_unmeasured(model)
-    model._reference = reference
-    return model
+    return model, reference
 
 
 def _check_shared(model: Any, reference: Any, features: RowMap) -> None:
