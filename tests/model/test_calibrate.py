@@ -60,7 +60,7 @@ def test_means_agree_with_the_counts_where_these_are_many(adata, gene_key, rng):
 def test_dispersions_that_are_all_off_are_put_right(adata, gene_key):
     VAE.setup_anndata(adata, gene_key=gene_key)
     vae = VAE(adata, n_hidden=16, n_latent=4)
-    vae.train(max_steps=300, dispersion_lr=5e-2, gene_encoder=False)
+    vae.train(max_steps=80, dispersion_lr=1e-1, gene_encoder=False)
     rows = vae.train_indices
     calibrate_dispersion(vae, rows)
     log_theta = vae.module.log_theta.detach().clone()

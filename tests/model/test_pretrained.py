@@ -53,7 +53,7 @@ def test_features_in_another_order_give_the_references_latents_and_means(
     mine = other_cells(adata, order, gene_key)
     mine.var_names = [name.split(".")[0] + ".77" for name in mine.var_names]  # another release's versions
     VAE.setup_anndata(mine, gene_key=gene_key)
-    vae = VAE.from_pretrained(reference, mine, calibrate=False)
+    vae = VAE.from_pretrained(reference, mine, calibrate=False, own_axes=0)
     theirs = adata[200:].copy()
     np.testing.assert_allclose(
         vae.get_latent_representation(), reference.get_latent_representation(theirs), rtol=1e-4, atol=1e-4
@@ -175,6 +175,34 @@ def test_batches_that_the_model_does_not_tell_apart_go_into_the_bias(adata):
     torch.testing.assert_close(vae.module.encoder.body[0][0].bias, theirs.bias)
 
 
+def test_a_union_of_vocabularies_learns_only_of_what_was_measured(adata, reference, tmp_path):
+    mine = other_cells(adata, np.arange(40, 200))
+    start = {"calibrate": False, "own_axes": 0}
+    union = VAE.from_pretrained(reference, mine, vocabulary="union", **start)
+    names = [*mine.var_names, *adata.var_names[:40]]
+    assert list(union.feature_names) == names and mine.n_vars == 160
+    report = union.transfer_report.set_index("feature")
+    assert report["measured"].to_numpy().tolist() == [True] * 160 + [False] * 40
+    # what was not measured has no part in the likelihood
+    target = VAE.from_pretrained(reference, mine, **start)
+    ours, expected = (float(v.get_marginal_ll(indices=[1, 2, 3], n_mc_samples=200)) for v in (union, target))
+    assert ours == pytest.approx(expected, abs=1.0)
+    union = VAE.from_pretrained(reference, mine, vocabulary="union")
+    loadings = union.module.decoder.mean.loadings
+    before = loadings[:, 160:].detach().clone()
+    moved = loadings[:, :160].detach().clone()
+    union.train(max_steps=5, gene_encoder=False)
+    torch.testing.assert_close(loadings[:, 160:], before, rtol=0, atol=0)
+    assert not torch.equal(loadings[:, :160], moved)
+    # the reference still says how much of them a cell has
+    made = union.decode(union.get_latent_representation(), library_size=2000, sample=False)
+    theirs = reference.get_normalized_expression(adata[200:].copy(), return_numpy=True)
+    assert 0.5 < made[:, 160:].sum() / made.sum() / (theirs[:, :40].sum() / theirs.sum()) < 2
+    union.save(tmp_path / "model", save_anndata=True)
+    again = VAE.load(tmp_path / "model")
+    assert float(again.get_elbo()) == pytest.approx(float(union.get_elbo()), rel=0.02)
+
+
 def test_shifts_of_batches_move_with_their_features(adata):
     adata.obs["batch"] = np.where(np.arange(adata.n_obs) % 4 == 0, "a", "b")
     known = make_reference(adata[:200].copy(), batch_key="batch", steps=20)
@@ -260,6 +288,11 @@ def test_errors_say_what_to_do(adata, reference, gene_reference):
     mine = other_cells(adata, np.arange(150))
     with pytest.raises(ValueError, match="no part of a VAE; choose of"):
         VAE.from_pretrained(reference, mine, freeze="head")
+    with pytest.raises(ValueError, match="vocabulary is 'all'"):
+        VAE.from_pretrained(reference, mine, vocabulary="all")
+    genes = other_cells(adata, np.arange(adata.n_vars), "gene_id")
+    with pytest.raises(ValueError, match="no genes and gives counts"):
+        VAE.from_pretrained(gene_reference, genes, vocabulary="union")
     with pytest.raises(ValueError, match="own_axes is -1"):
         VAE.from_pretrained(reference, mine, own_axes=-1)
     with pytest.raises(TypeError, match="got int"):

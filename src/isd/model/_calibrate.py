@@ -70,12 +70,14 @@ def dirichlet_precision(counts: np.ndarray, usage: np.ndarray, gene_of: np.ndarr
 def expected_sums(model: VAE, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Sums of counts, and of what the model expects of the same cells at their own totals, each of shape ``(n_vars,)``."""
     adata = model.adata
-    observed, expected = np.zeros(model.module.n_input), np.zeros(model.module.n_input)
+    expected, hidden = np.zeros(model.module.n_input), model.module.unmeasured is not None
     for tensors in model._make_data_loader(adata=adata, indices=np.sort(rows), batch_size=_CHUNK):
         inputs = model.module._get_inference_input(tensors)
         out = model.module.inference(**inputs)
         library = inputs["log_library"].to(out["qzm"].device)
-        px = model.module.generative(out["qzm"], library, inputs["codes"], inputs["continuous"])["px"]
+        px = model.module.generative(out["qzm"], library, inputs["codes"], inputs["continuous"], measured_only=hidden)[
+            "px"
+        ]
         expected += px.mean.sum(dim=0).double().cpu().numpy()
     counts = model.get_from_registry(adata, REGISTRY_KEYS.X_KEY)
     observed = np.asarray(sparse.csr_matrix(counts[np.sort(rows)]).sum(axis=0), dtype=float).ravel()
@@ -103,7 +105,7 @@ def calibrate_dispersion(model: VAE, rows: np.ndarray) -> float:
     module: Any = model.module
     if not hasattr(module, "log_theta"):
         return 0.0
-    cells = _encoded(model, _some(rows, _MAX_NOISE_CELLS))
+    cells = encoded(model, some_rows(rows, _MAX_NOISE_CELLS))
     shifted = [module.log_theta]
     if model.module_params["gene_decoder"] and module.usage_likelihood != "nb":
         shifted.append(module.decoder.log_concentration)
@@ -127,7 +129,7 @@ def calibrate_dispersion(model: VAE, rows: np.ndarray) -> float:
     return shifts[0]
 
 
-def _encoded(model: VAE, rows: np.ndarray) -> list[tuple[dict[str, torch.Tensor], dict[str, Any]]]:
+def encoded(model: VAE, rows: np.ndarray) -> list[tuple[dict[str, torch.Tensor], dict[str, Any]]]:
     """Chunks of cells, with the means of their latents in place of draws."""
     module: Any = model.module
     found = []
@@ -138,7 +140,7 @@ def _encoded(model: VAE, rows: np.ndarray) -> list[tuple[dict[str, torch.Tensor]
     return found
 
 
-def _some(rows: np.ndarray, n: int) -> np.ndarray:
+def some_rows(rows: np.ndarray, n: int) -> np.ndarray:
     return np.sort(np.random.default_rng(0).choice(rows, n, replace=False) if len(rows) > n else rows)
 
 
@@ -164,11 +166,14 @@ def calibrate_means(model: VAE, rows: np.ndarray, known: np.ndarray, n_rounds: i
     -------
     The precision of the last round, in counts.
     """
-    rows = _some(rows, _MAX_CELLS)
+    rows = some_rows(rows, _MAX_CELLS)
     module: Any = model.module
     precision = np.inf
     genes = module.gene_of.cpu().numpy() if model.module_params["gene_decoder"] else None
     bias, start = module.decoder.mean.bias, module.decoder.mean.bias.detach().clone()
+    unmeasured = module.unmeasured
+    hidden = np.zeros(len(known), dtype=bool) if unmeasured is None else unmeasured.cpu().numpy()
+    known = known & ~hidden
     pooled = None if genes is None else module.decoder.log_pooled.clone()
     for _ in range(n_rounds):
         observed, expected = expected_sums(model, rows)
@@ -181,9 +186,10 @@ def calibrate_means(model: VAE, rows: np.ndarray, known: np.ndarray, n_rounds: i
         expected *= observed.sum() / expected.sum()
         precision = gamma_precision(observed[known], expected[known])
         k = np.where(known, precision, _UNKNOWN)
-        factor = torch.as_tensor(np.log((observed + k) / (expected + k)), dtype=bias.dtype, device=bias.device)
+        factor = np.log((observed + k) / (expected + k))
+        factor = np.where(hidden, 0.0, factor - factor[~hidden].mean())
         with torch.no_grad():
-            bias.copy_(start + factor - factor.mean())
+            bias.copy_(start + torch.as_tensor(factor, dtype=bias.dtype, device=bias.device))
     return precision
 
 

@@ -30,14 +30,6 @@ class KeepBest(Callback):
         self.best = float("inf")
         self.state: dict[str, torch.Tensor] = {}
 
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
-        return {"waited": self.waited, "best": self.best, "state": self.state}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
-        self.waited, self.best, self.state = (state_dict[name] for name in ("waited", "best", "state"))
-
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Look at the weights as they are now."""
         value = trainer.callback_metrics.get(self.monitor)

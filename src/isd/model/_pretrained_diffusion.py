@@ -41,7 +41,10 @@ def why_other_latents(vae: VAE, reference: VAE) -> str | None:
     state = vae.module.state_dict()
     copied = transferred_state(vae, reference, feature_map(vae, reference), labels=False)
     names = [name for name in copied if is_in_part(name, "trunk") or name in ("library_mean", "library_std")]
-    moved = [name for name in names if not torch.equal(copied[name], state[name].cpu())]
+    # axes that were added to the output layer leave the latents as they are
+    rank = reference.module.output_rank
+    kept = {name: slice(rank) if rank and name.startswith("decoder.mean.scores") else ... for name in names}
+    moved = [name for name in names if not torch.equal(copied[name][kept[name]], state[name].cpu()[kept[name]])]
     if moved:
         shown = f"{len(moved)} of {len(names)} tensors, {moved[0]} among them"
         return (

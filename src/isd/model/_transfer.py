@@ -31,10 +31,14 @@ class RowMap:
         Weights, csr of shape ``(n_new, n_reference)``; rows add up to 1, or are empty and give zeros.
     source
         Where each new row comes from, one of :data:`SOURCES`, shape ``(n_new,)``.
+    fill_mean
+        Whether rows that are new have the mean over the reference's rows, and not zeros: as weights, this mean would take
+        a place for each pair of rows.
     """
 
     mixing: sparse.csr_matrix
     source: np.ndarray
+    fill_mean: bool = False
 
     @property
     def copied(self) -> np.ndarray:
@@ -43,14 +47,18 @@ class RowMap:
 
     def shuffled(self, rng: np.random.Generator) -> RowMap:
         """The same with the reference's rows in a random order."""
-        return RowMap(sparse.csr_matrix(self.mixing[:, rng.permutation(self.mixing.shape[1])]), self.source)
+        order = rng.permutation(self.mixing.shape[1])
+        return RowMap(sparse.csr_matrix(self.mixing[:, order]), self.source, self.fill_mean)
 
     def __call__(self, tensor: torch.Tensor, dim: int = 0) -> torch.Tensor:
         """Rows of the new axis along ``dim`` of a tensor of the reference."""
         values = np.moveaxis(tensor.detach().cpu().numpy(), dim, 0)
         flat = values.reshape(len(values), -1)
         # one weight of 1 leaves a row as it is, to the last bit
-        made = np.asarray(self.mixing @ flat, dtype=flat.dtype).reshape(-1, *values.shape[1:])
+        made = np.asarray(self.mixing @ flat, dtype=flat.dtype)
+        if self.fill_mean:
+            made[self.source == NEW] = flat.mean(axis=0, dtype=np.float64)
+        made = made.reshape(-1, *values.shape[1:])
         return torch.from_numpy(np.ascontiguousarray(np.moveaxis(made, 0, dim)))
 
 
@@ -80,8 +88,8 @@ def match_rows(
     Examples
     --------
     >>> found = match_rows(pd.Index(["T1.2", "T9"]), pd.Index(["T2", "T1.7"]))
-    >>> found.source.tolist(), found.mixing.toarray().tolist()
-    (['copied', 'new'], [[0.0, 1.0], [0.5, 0.5]])
+    >>> found.source.tolist(), found(torch.tensor([2.0, 4.0]))
+    (['copied', 'new'], tensor([4., 3.]))
     """
     names, reference = names.astype(str), reference.astype(str)
     position = reference.get_indexer(names) if reference.is_unique else np.full(len(names), -1)
@@ -94,9 +102,10 @@ def match_rows(
     rows, cols = [np.flatnonzero(position >= 0)], [position[position >= 0]]
     values = [np.ones(len(rows[0]))]
     if genes is not None and reference_genes is not None:
-        by_gene = _of_genes(reference_genes, weights)
         wanted = _gene_names(genes)
-        for row in np.flatnonzero(position < 0):
+        missing = np.flatnonzero(position < 0)
+        by_gene = _of_genes(reference_genes, weights, {wanted[row] for row in missing})
+        for row in missing:
             gene = wanted[row]
             if gene is not None and gene in by_gene:
                 members, share = by_gene[gene]
@@ -107,12 +116,7 @@ def match_rows(
     mixing = sparse.csr_matrix(
         (np.concatenate(values), (np.concatenate(rows), np.concatenate(cols))), shape=(len(names), len(reference))
     )
-    new = np.flatnonzero(source == NEW)
-    if new.size:
-        # a matrix of few distinct rows: the mean row once, handed out
-        pick = sparse.csr_matrix((np.ones(new.size), (new, np.zeros(new.size, dtype=int))), shape=(len(names), 1))
-        mixing = sparse.csr_matrix(mixing + pick @ sparse.csr_matrix(np.full((1, len(reference)), 1 / len(reference))))
-    return RowMap(mixing, source)
+    return RowMap(mixing, source, fill_mean=True)
 
 
 def match_classes(names: list[str], reference: list[str], fill: np.ndarray | None = None) -> RowMap:
@@ -133,9 +137,12 @@ def _gene_names(genes: np.ndarray) -> list[str | None]:
     return [None if none else name for none, name in zip(missing, strip_version(text.astype(str)), strict=True)]
 
 
-def _of_genes(genes: np.ndarray, weights: np.ndarray | None) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Rows of each gene, and their shares."""
+def _of_genes(
+    genes: np.ndarray, weights: np.ndarray | None, wanted: set[str | None]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Rows of each gene that is wanted, and their shares."""
     frame = pd.DataFrame({"gene": _gene_names(genes), "weight": 1.0 if weights is None else weights})
+    frame = frame[frame["gene"].isin(wanted)]
     found = {}
     for gene, part in frame.dropna(subset="gene").groupby("gene", sort=False):
         share = part["weight"].to_numpy(dtype=float)
@@ -182,12 +189,14 @@ def report(model: VAE, reference: VAE, features: RowMap) -> pd.DataFrame:
     genes = genes_of(model)
     if genes is not None:
         found[from_gene] = genes[from_gene].astype(str)
+    n_unmeasured = int(getattr(model, "unmeasured_", np.zeros(0)).sum())
     left = np.delete(np.asarray(theirs, dtype=object), np.unique(used))
     return pd.DataFrame(
         {
             "feature": np.concatenate([np.asarray(names, dtype=object), left]),
             "source": pd.Categorical(np.concatenate([features.source, np.full(len(left), DROPPED)]), SOURCES),
             "reference": np.concatenate([found, left]),
+            "measured": np.arange(len(names) + len(left)) < len(names) - n_unmeasured,
         }
     )
 
@@ -289,7 +298,7 @@ def transferred_state(
         if name == "decoder.shift":
             state[name] = _shifts(own, theirs.get(name), covariates, axes["outputs"], model, reference)
             continue
-        axis, dim = _axis_of(name, theirs)
+        axis, dim = axis_of(name)
         source = theirs.get(name)
         if (source is None and name.startswith("label_head")) or (name.endswith(".covariates") and source is None):
             # the reference has one class, or no covariates: nothing to copy, and nothing that these say yet
@@ -346,7 +355,7 @@ def _widen(made: torch.Tensor, shape: torch.Size) -> torch.Tensor:
     return out
 
 
-def _axis_of(name: str, theirs: Mapping[str, torch.Tensor]) -> tuple[str, int]:
+def axis_of(name: str) -> tuple[str, int]:
     """Axis of a tensor that differs between data sets, and its dimension; ``""`` for none."""
     fixed = {
         "encoder.body.0.0.weight": ("features", 0),
@@ -355,6 +364,7 @@ def _axis_of(name: str, theirs: Mapping[str, torch.Tensor]) -> tuple[str, int]:
         "log_theta": ("dispersions", 0),
         "decoder.log_pooled": ("shared", 0),
         "decoder.log_concentration": ("multi", 0),
+        "decoder.shift": ("outputs", 1),
         "label_head.weight": ("labels", 0),
         "label_head.bias": ("labels", 0),
     }

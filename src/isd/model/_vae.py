@@ -41,6 +41,7 @@ from isd.model._presets import (
 from isd.model._pretrained import PretrainedMixin
 from isd.model._statistics import density, feature_share, principal_loadings, usage_loadings
 from isd.model._training import LRSchedule, fit, seeded, settle
+from isd.model._union import kept_unmeasured
 from isd.module import GeneVAEModule, VAEModule
 from isd.module._vae import DENSE_ABOVE
 from isd.settings import settings
@@ -394,7 +395,7 @@ class VAE(PretrainedMixin, GeneEncoderMixin, GeneExpression, VAEMixin):
                 )
         self._remember_rows(train_idx, val_idx, test_idx)
         self._set_templates(train_idx)
-        with seeded(seed):
+        with seeded(seed), kept_unmeasured(self):
             finished = fit(
                 self,
                 data,
