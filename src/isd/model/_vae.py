@@ -28,16 +28,17 @@ from isd.model._generated import COUNTS_STREAM, DENSE_LIMIT, Cells, broadcast_li
 from isd.model._loading import SparseDataSplitter, sorted_rows
 from isd.model._mudata import isoforms_of
 from isd.model._presets import PUBLISHED, Preset, check_preset, default_vae, default_vae_train, resolve
+from isd.model._scimilarity import FromSCimilarity
 from isd.model._statistics import density, feature_share, principal_loadings, usage_loadings
 from isd.model._training import LRSchedule, fit, seeded, settle
-from isd.module import GeneVAEModule, VAEModule
+from isd.module import GeneVAEModule, SummedVAEModule, VAEModule
 from isd.module._vae import DENSE_ABOVE
 from isd.settings import settings
 
 _POSTERIOR_STREAM = 11
 
 
-class VAE(GeneEncoderMixin, GeneExpression, VAEMixin):
+class VAE(FromSCimilarity, GeneEncoderMixin, GeneExpression, VAEMixin):
     """Variational autoencoder of isoform counts.
 
     Parameters
@@ -145,8 +146,11 @@ class VAE(GeneEncoderMixin, GeneExpression, VAEMixin):
             params = {**default_usage(self._size()[0]), **params, "gene_of": self.gene_of}
         else:
             refuse_usage_options(params)
+        # of from_scimilarity
+        summed = params.pop("summed_genes", None)
+        module_cls = GeneVAEModule if with_genes else VAEModule if summed is None else SummedVAEModule
         with seeded(seed):
-            self.module = (GeneVAEModule if with_genes else VAEModule)(
+            self.module = module_cls(
                 int(self.summary_stats["n_vars"]),
                 n_batch=len(self.batches),
                 n_labels=len(self.labels),
@@ -154,9 +158,12 @@ class VAE(GeneEncoderMixin, GeneExpression, VAEMixin):
                 n_continuous_cov=self.n_continuous_cov,
                 use_size_factor=self.setup_args.get("size_factor_key") is not None,
                 **params,
+                **(summed or {}),
             )
         params.pop("gene_of", None)
         self.module_params = {**params, "gene_decoder": with_genes}
+        if summed is not None:
+            self.module_params["summed_genes"] = summed
         self.module.eval()
         self.init_params_ = {"kwargs": {}, "non_kwargs": {**self.module_params, "preset": preset}}
         self._model_summary_string = (
@@ -284,7 +291,8 @@ class VAE(GeneEncoderMixin, GeneExpression, VAEMixin):
                 "kl_warmup": kl_warmup,
                 "gradient_clip_val": trainer_kwargs.pop("gradient_clip_val", None),
             },
-            PUBLISHED["vae_train"] if self.preset == "published" else default_vae_train(*self._size()),
+            (PUBLISHED["vae_train"] if self.preset == "published" else default_vae_train(*self._size()))
+            | (self.fine_tuning_ or {}),
             n_train=n_train,
             n_val=len(val_idx),
             max_epochs=max_epochs,
@@ -315,12 +323,7 @@ class VAE(GeneEncoderMixin, GeneExpression, VAEMixin):
         )
         if not self.is_trained_:
             counts = self.get_from_registry(adata, REGISTRY_KEYS.X_KEY)
-            if self.setup_args.get("size_factor_key") is not None:
-                factors = np.asarray(self.get_from_registry(adata, REGISTRY_KEYS.SIZE_FACTOR_KEY), dtype=float).ravel()
-                self.module.size_factor_scale.fill_(row_sums(counts)[train_idx].sum() / factors[train_idx].sum())
-            self.module.set_training_statistics(
-                self._log_library()[train_idx], feature_share(counts, train_idx), row_sums(counts)[train_idx].sum()
-            )
+            self._set_statistics(counts, train_idx)
             if rank := self.module.output_rank:
                 genes = self._gene_sums() if self.module_params["gene_decoder"] else None
                 labels = self._codes()[train_idx, 0]
@@ -330,13 +333,7 @@ class VAE(GeneEncoderMixin, GeneExpression, VAEMixin):
                 self.module.set_usage_loadings(
                     usage_loadings(counts, train_idx, self.gene_of, rank, shrinkage=shrinkage)
                 )
-        self._remember_rows(train_idx, val_idx, test_idx)
-        # rows that stand in for what generation is not told: depth, batch, covariates
-        self.template_codes_ = self._codes()[train_idx]
-        self.template_log_library_ = self._log_library()[train_idx].astype(np.float32)
-        continuous = self._continuous()
-        if continuous is not None:
-            self.template_continuous_ = continuous[train_idx]
+        self._remember_training(train_idx, val_idx, test_idx)
         with seeded(seed):
             fit(
                 self,
@@ -351,6 +348,23 @@ class VAE(GeneEncoderMixin, GeneExpression, VAEMixin):
         if gene_encoder:
             # a training that is cut short is short here, too
             self.fit_gene_encoder(max_steps=settled.steps, seed=seed, progress=progress)
+
+    def _set_statistics(self, counts: Any, train: np.ndarray) -> None:
+        """Give the module what it needs to know of the training rows."""
+        totals = row_sums(counts)[train]
+        if self.setup_args.get("size_factor_key") is not None:
+            factors = np.asarray(self.get_from_registry(self.adata, REGISTRY_KEYS.SIZE_FACTOR_KEY), dtype=float).ravel()
+            self.module.size_factor_scale.fill_(totals.sum() / factors[train].sum())
+        self.module.set_training_statistics(self._log_library()[train], feature_share(counts, train), totals.sum())
+
+    def _remember_training(self, train: np.ndarray, validation: np.ndarray, test: np.ndarray) -> None:
+        """Keep which rows were seen, and rows that stand in for what generation is not told: depth, batch, covariates."""
+        self._remember_rows(train, validation, test)
+        self.template_codes_ = self._codes()[train]
+        self.template_log_library_ = self._log_library()[train].astype(np.float32)
+        continuous = self._continuous()
+        if continuous is not None:
+            self.template_continuous_ = continuous[train]
 
     def _make_data_loader(self, *args: Any, **kwargs: Any) -> Any:
         # counts that are stored sparse reach the first layer as csr; dense ones come dense
