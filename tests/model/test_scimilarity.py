@@ -215,6 +215,11 @@ def test_coverage_is_told_and_too_little_of_it_is_an_error(adata, published, cap
         VAE.from_scimilarity(published[0], adata, encoder_rows="both")
 
 
+def test_it_is_no_reference_for_other_transcripts(adata, vae):
+    with pytest.raises(ValueError, match="from_scimilarity"):
+        VAE.from_pretrained(vae, adata)
+
+
 class Evil:
     """Runs a command when it is unpickled."""
 

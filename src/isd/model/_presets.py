@@ -127,6 +127,22 @@ def default_vae_train(n_train: int, counts_per_feature: float = np.inf) -> dict[
     return {"lr": 1e-3, "lr_schedule": "one_cycle", "gradient_clip_val": 10.0, "kl_warmup": 0.3, **rule}
 
 
+def pretrained_train(rule: dict[str, Any]) -> dict[str, Any]:
+    """Settings for weights that are nearly right: small steps, few of them, and the whole evidence bound from the start.
+
+    Parameters
+    ----------
+    rule
+        Settings for weights that start from nothing.
+
+    Examples
+    --------
+    >>> pretrained_train(default_vae_train(300))["max_steps"]
+    200
+    """
+    return {**rule, "lr": min(3e-4, rule["lr"]), "max_steps": max(rule["max_steps"] // 4, 1), "kl_warmup": 0.0}
+
+
 def _deep(n_train: int, counts_per_feature: float) -> bool:
     return DEEP * max(n_train, 1) < counts_per_feature < np.inf
 

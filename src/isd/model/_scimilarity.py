@@ -88,8 +88,8 @@ class FromSCimilarity(IsdModel):
         summed to their gene before: the latent of a cell is what the published encoder gives for the cell's gene counts (to
         1e-5), whatever isoforms they are spread over. Genes that the data lack count as zero, and isoforms of genes that
         were not published count in nothing, neither in the sum that counts are scaled by. The model is ready to encode, and
-        is meant to be trained on before it generates (:meth:`VAE.train`, whose defaults for it are a learning rate of 1e-4 and 300
-        steps, or 20 epochs if these are more).
+        is meant to be trained on before it generates (:meth:`VAE.train`, whose defaults for it are a learning rate of 1e-4, 300 steps
+        or 20 epochs if these are more, and to stop early).
 
         Parameters
         ----------
@@ -237,7 +237,8 @@ class FromSCimilarity(IsdModel):
         train, validation, test = self._split()
         share = feature_share(counts, train)
         self._set_statistics(counts, train)
-        self._remember_training(train, validation, test)
+        self._remember_rows(train, validation, test)
+        self._set_templates(train)
         self.is_trained_ = True
         self.history_: dict[str, pd.DataFrame] = {}
         self.fine_tuning_ = fine_tuning(len(train))

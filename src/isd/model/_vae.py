@@ -25,9 +25,19 @@ from isd.model._gene_expression import (
     use_gene_decoder,
 )
 from isd.model._generated import COUNTS_STREAM, DENSE_LIMIT, Cells, broadcast_library, decode_counts, generated_adata
+from isd.model._keep_best import ENOUGH_VALIDATION, KeepBest
 from isd.model._loading import SparseDataSplitter, sorted_rows
 from isd.model._mudata import isoforms_of
-from isd.model._presets import PUBLISHED, Preset, check_preset, default_vae, default_vae_train, resolve
+from isd.model._presets import (
+    PUBLISHED,
+    Preset,
+    check_preset,
+    default_vae,
+    default_vae_train,
+    pretrained_train,
+    resolve,
+)
+from isd.model._pretrained import PretrainedMixin
 from isd.model._scimilarity import FromSCimilarity
 from isd.model._statistics import density, feature_share, principal_loadings, usage_loadings
 from isd.model._training import LRSchedule, fit, seeded, settle
@@ -38,7 +48,7 @@ from isd.settings import settings
 _POSTERIOR_STREAM = 11
 
 
-class VAE(FromSCimilarity, GeneEncoderMixin, GeneExpression, VAEMixin):
+class VAE(FromSCimilarity, PretrainedMixin, GeneEncoderMixin, GeneExpression, VAEMixin):
     """Variational autoencoder of isoform counts.
 
     Parameters
@@ -183,6 +193,13 @@ class VAE(FromSCimilarity, GeneEncoderMixin, GeneExpression, VAEMixin):
         depth = float(row_sums(self.get_from_registry(self.adata, REGISTRY_KEYS.X_KEY)[some]).mean())
         return len(rows), len(rows) * depth / self.adata.n_vars
 
+    def _train_rule(self) -> dict[str, Any]:
+        """Settings of a training where it is told nothing else."""
+        rule = PUBLISHED["vae_train"] if self.preset == "published" else default_vae_train(*self._size())
+        if self.fine_tuning_ is not None:
+            return rule | self.fine_tuning_
+        return rule if self.pretrained_ is None else pretrained_train(rule)
+
     def _codes(self, adata: AnnData | None = None) -> np.ndarray:
         """Codes of label, batch and categorical covariates, shape ``(n_obs, n_attributes)``."""
         adata = self._validate_anndata(adata)
@@ -220,7 +237,7 @@ class VAE(FromSCimilarity, GeneEncoderMixin, GeneExpression, VAEMixin):
         kl_warmup: float | None = None,
         max_kl_weight: float = 1.0,
         dispersion_lr: float = 1e-2,
-        early_stopping: bool = False,
+        early_stopping: bool | None = None,
         early_stopping_patience: int = 5,
         checkpoint_every: int | None = None,
         checkpoint_dir: str | Path | None = None,
@@ -241,18 +258,20 @@ class VAE(FromSCimilarity, GeneEncoderMixin, GeneExpression, VAEMixin):
             Length of the training; steps and minutes may be given together, the first that is reached ends it, and
             the learning rate anneals to whichever comes first. ``None`` follows the number of training cells:
             800 steps below 500 cells, 1,600 below 1,000, 2,000 below 5,000 (1,500 with fewer than 100 counts per
-            feature), then about 40 epochs.
+            feature), then about 40 epochs. After :meth:`from_pretrained`, a quarter of that.
         batch_size, lr, weight_decay, lr_schedule
-            Of the optimiser (AdamW); ``None`` follows the preset.
+            Of the optimiser (AdamW); ``None`` follows the preset. After :meth:`from_pretrained`, ``lr`` is 3e-4.
         kl_warmup
-            Share of the training over which the weight of the KL divergence rises (default 0.3).
+            Share of the training over which the weight of the KL divergence rises (default 0.3; 0 after
+            :meth:`from_pretrained`).
         max_kl_weight
             Final weight of the KL divergence.
         dispersion_lr
             Learning rate of the log dispersion; log concentrations of usage have twice that.
         early_stopping, early_stopping_patience
-            Stop when the loss of the validation cells has not improved for so many validations. Off by default: a
-            schedule that is cut off is worse than a shorter one.
+            Stop when the loss of the validation cells has not improved for so many validations, and take back the weights
+            that were best. ``None``: off, because a schedule that is cut off is worse than a shorter one, but on after
+            :meth:`from_pretrained` and :meth:`from_scimilarity` where there are at least 20 validation cells.
         checkpoint_every, checkpoint_dir
             Save the model every so many steps to this folder.
         log_every
@@ -281,6 +300,13 @@ class VAE(FromSCimilarity, GeneEncoderMixin, GeneExpression, VAEMixin):
         adata = self._validate_anndata()  # another model may have rewritten obs["_scvi_labels"]
         train_idx, val_idx, test_idx = self._split()
         n_train = len(train_idx)
+        if early_stopping is None:
+            starts_elsewhere = self.pretrained_ is not None or self.fine_tuning_ is not None
+            early_stopping = starts_elsewhere and len(val_idx) >= ENOUGH_VALIDATION
+        if early_stopping:
+            if not len(val_idx):
+                raise ValueError("early_stopping needs validation cells; run isd.pp.split(adata) first.")
+            trainer_kwargs["callbacks"] = [*trainer_kwargs.get("callbacks", []), KeepBest(early_stopping_patience)]
         settled = settle(
             {
                 "max_steps": max_steps,
@@ -291,8 +317,7 @@ class VAE(FromSCimilarity, GeneEncoderMixin, GeneExpression, VAEMixin):
                 "kl_warmup": kl_warmup,
                 "gradient_clip_val": trainer_kwargs.pop("gradient_clip_val", None),
             },
-            (PUBLISHED["vae_train"] if self.preset == "published" else default_vae_train(*self._size()))
-            | (self.fine_tuning_ or {}),
+            self._train_rule(),
             n_train=n_train,
             n_val=len(val_idx),
             max_epochs=max_epochs,
@@ -300,8 +325,6 @@ class VAE(FromSCimilarity, GeneEncoderMixin, GeneExpression, VAEMixin):
             fit_options={
                 "accelerator": accelerator,
                 "devices": devices,
-                "early_stopping": early_stopping,
-                "early_stopping_patience": early_stopping_patience,
                 "checkpoint_every": checkpoint_every,
                 "checkpoint_dir": checkpoint_dir,
                 "log_every": log_every,
@@ -333,7 +356,8 @@ class VAE(FromSCimilarity, GeneEncoderMixin, GeneExpression, VAEMixin):
                 self.module.set_usage_loadings(
                     usage_loadings(counts, train_idx, self.gene_of, rank, shrinkage=shrinkage)
                 )
-        self._remember_training(train_idx, val_idx, test_idx)
+        self._remember_rows(train_idx, val_idx, test_idx)
+        self._set_templates(train_idx)
         with seeded(seed):
             fit(
                 self,
@@ -347,7 +371,16 @@ class VAE(FromSCimilarity, GeneEncoderMixin, GeneExpression, VAEMixin):
             gene_encoder = self.gene_of is not None and bool((np.bincount(self.gene_of) > 1).any())
         if gene_encoder:
             # a training that is cut short is short here, too
-            self.fit_gene_encoder(max_steps=settled.steps, seed=seed, progress=progress)
+            steps = settled.steps if self.pretrained_ is None and self.fine_tuning_ is None else max_steps
+            self.fit_gene_encoder(max_steps=steps, seed=seed, progress=progress)
+
+    def _set_templates(self, rows: np.ndarray) -> None:
+        """Keep rows that stand in for what generation is not told: depth, batch, covariates."""
+        self.template_codes_ = self._codes()[rows]
+        self.template_log_library_ = self._log_library()[rows].astype(np.float32)
+        continuous = self._continuous()
+        if continuous is not None:
+            self.template_continuous_ = continuous[rows]
 
     def _set_statistics(self, counts: Any, train: np.ndarray) -> None:
         """Give the module what it needs to know of the training rows."""
@@ -356,15 +389,6 @@ class VAE(FromSCimilarity, GeneEncoderMixin, GeneExpression, VAEMixin):
             factors = np.asarray(self.get_from_registry(self.adata, REGISTRY_KEYS.SIZE_FACTOR_KEY), dtype=float).ravel()
             self.module.size_factor_scale.fill_(totals.sum() / factors[train].sum())
         self.module.set_training_statistics(self._log_library()[train], feature_share(counts, train), totals.sum())
-
-    def _remember_training(self, train: np.ndarray, validation: np.ndarray, test: np.ndarray) -> None:
-        """Keep which rows were seen, and rows that stand in for what generation is not told: depth, batch, covariates."""
-        self._remember_rows(train, validation, test)
-        self.template_codes_ = self._codes()[train]
-        self.template_log_library_ = self._log_library()[train].astype(np.float32)
-        continuous = self._continuous()
-        if continuous is not None:
-            self.template_continuous_ = continuous[train]
 
     def _make_data_loader(self, *args: Any, **kwargs: Any) -> Any:
         # counts that are stored sparse reach the first layer as csr; dense ones come dense

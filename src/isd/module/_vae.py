@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -184,6 +184,14 @@ class VAEModule(BaseModuleClass):
 
     def _make_decoder(self, n_latent: int, n_covariates: int, **shape: Any) -> CountDecoder:
         return CountDecoder(n_latent, n_covariates, self.n_input, **shape)
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode; statistics of batches that pass a frozen layer do not change it."""
+        super().train(mode)
+        for layer in self.modules():
+            if isinstance(layer, nn.BatchNorm1d) and not layer.weight.requires_grad:
+                layer.eval()
+        return self
 
     @property
     def n_dispersions(self) -> int:

@@ -1,0 +1,139 @@
+"""Fit a copied model's means to the cells that it meets, before it is trained on them: what two data sets measure differently."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from scipy import sparse
+from scipy.special import gammaln
+from scvi import REGISTRY_KEYS
+
+if TYPE_CHECKING:
+    from isd.model._vae import VAE
+
+#: Cells that expectations are averaged over, at most; cells decoded at once.
+_MAX_CELLS, _CHUNK = 2000, 128
+#: Precisions of the prior that are tried: from a reference that says nothing to one that is believed.
+_PRECISIONS = np.geomspace(0.02, 2000.0, 36)
+#: Counts that a feature which the reference does not know is given by it.
+_UNKNOWN = 0.1
+
+
+def gamma_precision(counts: np.ndarray, expected: np.ndarray) -> float:
+    r"""Precision of a gamma prior around expected counts, by maximum likelihood.
+
+    Each feature's expression differs from what is expected by a factor with mean 1 and variance :math:`1/k`, so that counts
+    are negative binomial with size :math:`k`.
+
+    Parameters
+    ----------
+    counts, expected
+        Sums over cells for each feature, shape ``(n_vars,)``.
+
+    Returns
+    -------
+    :math:`k`, one of a grid from 0.02 to 2,000.
+    """
+    x, m = counts[expected > 0], expected[expected > 0]
+    k = _PRECISIONS[:, None]
+    value = gammaln(x + k) - gammaln(k) + k * np.log(k / (k + m)) + x * np.log(m / (k + m))
+    return float(_PRECISIONS[value.sum(axis=1).argmax()])
+
+
+def dirichlet_precision(counts: np.ndarray, usage: np.ndarray, gene_of: np.ndarray) -> float:
+    """Precision of a Dirichlet prior around the usage that is expected, by maximum likelihood over genes.
+
+    Parameters
+    ----------
+    counts, usage
+        Sums over cells, and expected share in its gene, of each isoform, shape ``(n,)``.
+    gene_of
+        Gene of each, from 0.
+    """
+    totals = np.bincount(gene_of, counts)
+    best, where = -np.inf, _PRECISIONS[0]
+    for k in _PRECISIONS:
+        alpha = np.maximum(k * usage, 1e-8)
+        value = (gammaln(counts + alpha) - gammaln(alpha)).sum() + (gammaln(k) - gammaln(totals + k)).sum()
+        if value > best:
+            best, where = value, k
+    return float(where)
+
+
+@torch.inference_mode()
+def expected_sums(model: VAE, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of counts, and of what the model expects of the same cells at their own totals, each of shape ``(n_vars,)``."""
+    adata = model.adata
+    observed, expected = np.zeros(model.module.n_input), np.zeros(model.module.n_input)
+    for tensors in model._make_data_loader(adata=adata, indices=np.sort(rows), batch_size=_CHUNK):
+        inputs = model.module._get_inference_input(tensors)
+        out = model.module.inference(**inputs)
+        library = inputs["log_library"].to(out["qzm"].device)
+        px = model.module.generative(out["qzm"], library, inputs["codes"], inputs["continuous"])["px"]
+        expected += px.mean.sum(dim=0).double().cpu().numpy()
+    counts = model.get_from_registry(adata, REGISTRY_KEYS.X_KEY)
+    observed = np.asarray(sparse.csr_matrix(counts[np.sort(rows)]).sum(axis=0), dtype=float).ravel()
+    return observed, expected
+
+
+def calibrate(model: VAE, rows: np.ndarray, known: np.ndarray, n_rounds: int = 2) -> float:
+    """Move the output layer's bias so that means over cells agree with the counts, as far as these tell.
+
+    The factor between counts and expectation has a gamma prior for each feature (for each gene, where the decoder has genes,
+    and a Dirichlet one for usage), whose precision is estimated from all of them: a reference of the same protocol is believed
+    where counts are few, one that knows nothing of these cells is not.
+
+    Parameters
+    ----------
+    model
+        Model on its own data.
+    rows
+        Training rows.
+    known
+        Outputs of the mean's layer (features or genes) that the reference knows, booleans.
+    n_rounds
+        How often: better means give better latents.
+
+    Returns
+    -------
+    The precision of the last round, in counts.
+    """
+    rng = np.random.default_rng(0)
+    rows = np.sort(rng.choice(rows, _MAX_CELLS, replace=False)) if len(rows) > _MAX_CELLS else rows
+    module: Any = model.module
+    precision = np.inf
+    genes = module.gene_of.cpu().numpy() if model.module_params["gene_decoder"] else None
+    bias, start = module.decoder.mean.bias, module.decoder.mean.bias.detach().clone()
+    pooled = None if genes is None else module.decoder.log_pooled.clone()
+    for _ in range(n_rounds):
+        observed, expected = expected_sums(model, rows)
+        if pooled is not None:
+            assert genes is not None
+            _calibrate_usage(module, observed, expected, pooled)
+            observed, expected = (np.bincount(genes, v, module.n_genes) for v in (observed, expected))
+        # the prior is about what the reference says, before any round
+        expected = np.maximum(expected * (start - bias).detach().double().exp().cpu().numpy(), 1e-6)
+        expected *= observed.sum() / expected.sum()
+        precision = gamma_precision(observed[known], expected[known])
+        k = np.where(known, precision, _UNKNOWN)
+        factor = torch.as_tensor(np.log((observed + k) / (expected + k)), dtype=bias.dtype, device=bias.device)
+        with torch.no_grad():
+            bias.copy_(start + factor - factor.mean())
+    return precision
+
+
+def _calibrate_usage(module: Any, observed: np.ndarray, expected: np.ndarray, start: torch.Tensor) -> None:
+    """Pooled usage by what the reference says of it (``start``) and the counts of each gene."""
+    shared, pooled = module.shared.cpu().numpy(), module.decoder.log_pooled
+    inner = module.gene_of.cpu().numpy()[shared]
+    x = observed[shared]
+    usage = np.maximum(expected[shared] * (start - pooled).double().exp().cpu().numpy(), 1e-9)
+    usage /= np.bincount(inner, usage)[inner]
+    precision = dirichlet_precision(x, usage, inner)
+    made = np.log((x + precision * usage) / (np.bincount(inner, x)[inner] + precision) / usage)
+    logits = start.double().cpu().numpy() + made
+    # what the softmax leaves open
+    logits -= np.log(np.bincount(inner, np.exp(logits)))[inner]
+    pooled.copy_(torch.as_tensor(logits, dtype=pooled.dtype))

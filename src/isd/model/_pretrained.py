@@ -1,0 +1,331 @@
+"""Models that start from a trained one: what :meth:`isd.model.VAE.from_pretrained` copies, freezes and reports."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numpy as np
+import pandas as pd
+import torch
+from scvi import REGISTRY_KEYS
+
+from isd.model._calibrate import calibrate
+from isd.model._fields import GENES_KEY, GenesField
+from isd.model._files import MODEL_FILE
+from isd.model._mudata import isoforms_of
+from isd.model._presets import default_vae
+from isd.model._statistics import principal_loadings
+from isd.model._transfer import RowMap, feature_map, match_rows, report, transferred_state
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from isd.model._vae import VAE
+
+Part = Literal["encoder", "decoder", "first_layer", "last_layer", "trunk"]
+PARTS: tuple[str, ...] = ("encoder", "decoder", "first_layer", "last_layer", "trunk")
+VAE_FOLDER = "vae"
+#: Standard deviations of the reference's log library size beyond which cells are those of another depth.
+FAR = 2.0
+#: Share of the features that the reference knows, below which there is a warning.
+FEW_SHARED = 0.2
+_FIRST = ("encoder.body.0.0.",)
+#: What has a row or a column for each feature or gene.
+_LAST = (
+    "decoder.mean.loadings", "decoder.mean.weight", "decoder.mean.bias", "decoder.heads.", "decoder.usage.loadings",
+    "decoder.usage.bias", "decoder.log_concentration", "decoder.concentration.", "log_theta",
+)  # fmt: skip
+
+
+def is_in_part(name: str, part: str) -> bool:
+    """Whether a parameter of a VAE's module belongs to a part that can be frozen.
+
+    Parameters
+    ----------
+    name
+        Name in the module.
+    part
+        One of ``PARTS``.
+
+    Examples
+    --------
+    >>> [is_in_part("encoder.body.0.0.weight", part) for part in PARTS]
+    [True, False, True, False, False]
+    """
+    if part in ("encoder", "decoder"):
+        return name.startswith(f"{part}.") or (part == "decoder" and name == "log_theta")
+    if part == "first_layer":
+        return name.startswith(_FIRST)
+    if part == "last_layer":
+        return name.startswith(_LAST)
+    return name.startswith(("encoder.", "decoder.")) and not name.startswith(_FIRST + _LAST)
+
+
+def check_parts(freeze: Sequence[str] | str) -> list[str]:
+    """Names of parts to freeze, in their order.
+
+    Raises
+    ------
+    ValueError
+        For a name that is none.
+    """
+    given = [freeze] if isinstance(freeze, str) else list(freeze)
+    unknown = [part for part in given if part not in PARTS]
+    if unknown:
+        raise ValueError(f"freeze names {unknown}, which is no part of a VAE; choose of {list(PARTS)}.")
+    return [part for part in PARTS if part in given]
+
+
+def resolve_reference(reference: Any, cls: Any) -> VAE:
+    """The VAE that a reference is, or holds, or that lies in a folder.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder holds no model.
+    TypeError
+        If the reference is something else.
+    ValueError
+        If it is not trained.
+    """
+    if isinstance(reference, str | Path):
+        path = Path(reference)
+        inner = path / VAE_FOLDER
+        # the folder of a latent diffusion model has its VAE inside
+        reference = cls.load(inner if (inner / MODEL_FILE).is_file() else path, False, "cpu")
+    reference = getattr(reference, "vae", reference)
+    if not isinstance(reference, cls):
+        raise TypeError(
+            f"reference must be an isd.model.{cls.__name__}, a LatentDiffusion, or the folder of one; got "
+            f"{type(reference).__name__}."
+        )
+    if not reference.is_trained:
+        raise ValueError("the reference is not trained yet; call reference.train() first.")
+    return reference
+
+
+class PretrainedMixin:
+    """What :class:`VAE` can do with a trained model of other data."""
+
+    #: what :meth:`from_pretrained` did; ``None`` for a model that started from nothing
+    pretrained_: dict[str, Any] | None = None
+    #: parts that training leaves as they are
+    frozen_: Sequence[str] = ()
+    transfer_report_: pd.DataFrame | None = None
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        reference: VAE | str | Path,
+        adata: AnnData,
+        *,
+        freeze: Sequence[Part] | Part = (),
+        own_axes: int = 12,
+        calibrate_means: bool = True,
+        match_labels: bool = True,
+        seed: int | None = None,
+    ) -> Self:
+        r"""A VAE on the features of ``adata`` that starts from one trained on other data, such as an atlas or bulk.
+
+        Weights with a row for each feature are copied by identifier (as it is, then without its version, ``\.\d+$``). A feature
+        that the reference does not know starts from the isoforms of its gene that the reference has, each weighed by its usage
+        there, where both say which gene a transcript belongs to (``gene_key``, else ``var["gene_id"]``); else from the mean over
+        all features. Hidden layers, normalisation, dispersions and their heads are carried over as they are. Genes are matched
+        in the same way where the reference's decoder has genes.
+
+        Then the output layer is fitted to the training cells: each feature's mean is moved towards theirs as far as its counts
+        tell, by a gamma prior around what the copied model expects whose precision is estimated from all features
+        (``pretrained_["precision"]``, in counts: large where the reference is right about these cells, below 1 where it says
+        nothing). The principal axes of the training cells that the reference lacks are added to its own.
+
+        The model can be used at once; :meth:`train` fine-tunes it.
+
+        Parameters
+        ----------
+        reference
+            A trained :class:`VAE`, a :class:`LatentDiffusion` (its VAE), or the folder of either. Not changed.
+        adata
+            Cells registered with :meth:`setup_anndata`. Labels, batches and covariates are those registered there.
+        freeze
+            Parts that :meth:`train` leaves as they are: ``"encoder"``, ``"decoder"``, ``"first_layer"`` (of the encoder: a row
+            for each feature), ``"last_layer"`` (of the decoder: what has a row for each feature), ``"trunk"`` (all else of
+            both). None by default.
+        own_axes
+            Principal axes of the training cells to add to the output layer at most; none where it is frozen or full.
+        calibrate_means
+            Whether to fit the means to the training cells before training.
+        match_labels
+            Whether labels of the same name mean the same in both. Say no for numbers of clusters that were found apart.
+        seed
+            Seed of weights that have no counterpart; ``None`` takes ``isd.settings.seed``.
+
+        Returns
+        -------
+        A model of the reference's architecture, with :attr:`transfer_report`. Dropout follows the number of cells.
+
+        Raises
+        ------
+        FileNotFoundError
+            If the folder holds no model.
+        TypeError
+            If the reference is no model.
+        ValueError
+            If ``adata`` is not registered, the reference is not trained, no feature is shared, the reference's decoder has genes
+            and ``adata`` was registered without, or a part has another name.
+
+        Warns
+        -----
+        UserWarning
+            If the reference knows less than a fifth of the features.
+
+        Notes
+        -----
+        Classes of batches and covariates are matched by name: a new class starts from the mean over the reference's, and where
+        the model knows no batches, this mean goes into the biases. The reference's library sizes stay the scale on which
+        depth is seen, unless these cells' mean is more than two of its standard deviations away (bulk and single cell).
+        Rows that the reference saw in training count as seen (:attr:`train_obs_hash`).
+
+        Examples
+        --------
+        >>> import isd
+        >>> atlas = isd.datasets.simulated(n_obs=120, n_vars=60, n_labels=3)
+        >>> isd.model.VAE.setup_anndata(atlas)
+        >>> reference = isd.model.VAE(atlas, n_latent=4, n_hidden=16, output_rank=8)
+        >>> reference.train(max_steps=20, progress=False)
+        >>> mine = atlas[:40, 10:].copy()
+        >>> isd.model.VAE.setup_anndata(mine)
+        >>> vae = isd.model.VAE.from_pretrained(reference, mine)
+        >>> vae.transfer_report["source"].value_counts().to_dict()
+        {'copied': 50, 'dropped': 10, 'from gene': 0, 'new': 0}
+        >>> vae.train(max_steps=5, progress=False)
+        """
+        if own_axes < 0:
+            raise ValueError(f"own_axes is {own_axes}; expected a number of axes, 0 for none.")
+        model: Any = _new_model(cls, reference, adata, check_parts(freeze), own_axes, seed)
+        known: Any = model._reference
+        del model._reference
+        features = feature_map(model, known)
+        _check_shared(model, known, features)
+        model.module.load_state_dict(transferred_state(model, known, features, labels=match_labels))
+        rows = model._split()[0]
+        model._set_templates(rows)
+        model._keep_depth(rows)
+        if model.module.output_rank > known.module.output_rank:
+            model._add_own_axes(known.module.output_rank, rows)
+        precision = None
+        if calibrate_means and model.module.likelihood != "normal":
+            genes = model.module_params["gene_decoder"]
+            outputs = match_rows(model.gene_names, known.gene_names).copied if genes else features.copied
+            precision = calibrate(model, rows, outputs)
+        model.transfer_report_ = report(model, known, features)
+        model.pretrained_ = {"reference": known.fingerprint, "precision": precision}
+        model._remember_rows(*model._split())
+        model.train_obs_hash_ = np.union1d(model.train_obs_hash_, np.asarray(known.train_obs_hash))
+        model._apply_frozen()
+        return model
+
+    @property
+    def transfer_report(self) -> pd.DataFrame | None:
+        """Where each feature's weights started from; ``None`` for a model that started from nothing.
+
+        Columns ``feature``; ``source``: ``"copied"``, ``"from gene"`` (the mean of its gene's isoforms), ``"new"`` (the mean of
+        all features) or ``"dropped"`` (a feature of the reference that the model lacks); ``reference``: the reference's name
+        of the feature where it is copied or dropped, the gene where it is from the gene.
+        """
+        return self.transfer_report_
+
+    @property
+    def frozen(self) -> list[str]:
+        """Parts that training leaves as they are, by name."""
+        return list(self.frozen_)
+
+    def _keep_depth(self: Any, rows: np.ndarray) -> None:
+        """The reference's scale of depth, or the cells' own where they are of another depth altogether."""
+        own, module = self._log_library()[rows], self.module
+        module.n_train.fill_(float(len(rows)))
+        far = abs(own.mean() - float(module.library_mean)) > FAR * float(module.library_std)
+        if far and not {"encoder", "decoder", "trunk"} & set(self.frozen_):
+            module.library_mean.fill_(float(own.mean()))
+            module.library_std.fill_(max(float(own.std()), 1e-2))
+
+    @torch.no_grad()
+    def _add_own_axes(self: Any, rank: int, rows: np.ndarray) -> None:
+        """Put what principal axes of the training cells add to the reference's into the free rows of the output layer."""
+        loadings = self.module.decoder.mean.loadings
+        counts = self.get_from_registry(self.adata, REGISTRY_KEYS.X_KEY)
+        genes = self._gene_sums() if self.module_params["gene_decoder"] else None
+        axes = principal_loadings(counts, rows, len(loadings) - rank, groups=genes, labels=self._codes()[rows, 0])
+        known = np.linalg.qr(loadings[:rank].double().cpu().numpy().T)[0]
+        left = axes - (axes @ known) @ known.T
+        loadings[rank : rank + len(left)] = torch.as_tensor(left, dtype=loadings.dtype, device=loadings.device)
+
+    def _apply_frozen(self: Any) -> None:
+        for name, parameter in self.module.named_parameters():
+            parameter.requires_grad_(not any(is_in_part(name, part) for part in self.frozen_))
+
+    def _restore_extra(self: Any, meta: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
+        super()._restore_extra(meta, tensors)  # type: ignore[misc]
+        self._apply_frozen()
+
+
+def _new_model(
+    cls: Any, reference: Any, adata: AnnData, frozen: list[str], own_axes: int, seed: int | None
+) -> PretrainedMixin:
+    """A model of the reference's architecture on its own data, with random weights."""
+    adata = isoforms_of(adata)
+    if adata is None or cls._get_most_recent_anndata_manager(adata, required=False) is None:
+        raise ValueError(
+            f"adata is not registered yet; call isd.model.{cls.__name__}.setup_anndata(adata, ...) first, with the labels, "
+            "batches and genes that the new model shall know."
+        )
+    reference = resolve_reference(reference, cls)
+    if "summed_genes" in reference.module_params:
+        raise ValueError(
+            "the reference reads genes, as SCimilarity published them, and not the transcripts of its data; start from the same "
+            "weights: VAE.from_scimilarity(folder, adata)."
+        )
+    options = {**reference.module_params, "preset": reference.preset, "seed": seed}
+    n_outputs = adata.n_vars
+    if options["gene_decoder"]:
+        registry = cls._get_most_recent_anndata_manager(adata).registry
+        if registry["setup_args"].get("gene_key") is None:
+            raise ValueError(
+                f"the reference's decoder has genes (gene_key={reference.gene_key!r}), and adata was registered without; name "
+                'the column of adata.var that holds the gene of each transcript: setup_anndata(adata, ..., gene_key="gene_id").'
+            )
+        n_outputs = len(registry["field_registries"][GENES_KEY]["state_registry"][GenesField.NAMES])
+    rank = reference.module.output_rank
+    if rank and not {"decoder", "last_layer"} & set(frozen):
+        # a layer of as many axes as it has inputs or outputs would be a full one
+        options["output_rank"] = max(rank, min(rank + own_axes, min(options["n_hidden"], n_outputs) - 1))
+    model = cls(adata, **options)
+    if reference.preset == "default":
+        # what holds back overfitting follows the cells at hand and not those of the reference
+        dropout = default_vae(*model._size())["dropout"]
+        if dropout != options["dropout"]:
+            model = cls(adata, **{**options, "dropout": dropout})
+    model.frozen_ = frozen
+    model.is_trained_ = True
+    model._reference = reference
+    return model
+
+
+def _check_shared(model: Any, reference: Any, features: RowMap) -> None:
+    n, shared = len(features.source), int(features.copied.sum())
+    shown = (", ".join(map(str, names[:3])) for names in (model.feature_names, reference.feature_names))
+    if not shared:
+        ours, theirs = shown
+        raise ValueError(
+            f"none of the {n} features of adata ({ours}) is one of the reference's {reference.module.n_input} ({theirs}). "
+            "Features are matched by identifier, versions aside: check species and naming (isd.pp.map_ids)."
+        )
+    if shared < FEW_SHARED * n:
+        warnings.warn(
+            f"the reference knows {shared} of the {n} features of adata; the others start from their gene or from the mean. "
+            "isd.tl.transfer_gain says whether that helps.",
+            UserWarning,
+            stacklevel=3,
+        )

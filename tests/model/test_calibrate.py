@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+
+from isd.model import VAE
+from isd.model._calibrate import calibrate, dirichlet_precision, expected_sums, gamma_precision
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("k", [0.5, 5.0, 50.0])
+def test_the_precision_of_a_gamma_prior_is_found(k, rng):
+    expected = rng.lognormal(3, 1, 3000)
+    counts = rng.poisson(expected * rng.gamma(k, 1 / k, 3000))
+    assert gamma_precision(counts, expected) == pytest.approx(k, rel=0.35)
+
+
+def test_a_dirichlet_precision_is_found(rng):
+    genes, size, k = 400, 3, 12.0
+    usage = rng.dirichlet(np.ones(size), genes)
+    counts = np.array([rng.multinomial(200, rng.dirichlet(k * u + 1e-6)) for u in usage])
+    found = dirichlet_precision(counts.ravel(), usage.ravel(), np.repeat(np.arange(genes), size))
+    assert found == pytest.approx(k, rel=0.4)
+
+
+@pytest.mark.parametrize("gene_key", [None, "gene_id"])
+def test_means_agree_with_the_counts_where_these_are_many(adata, gene_key, rng):
+    VAE.setup_anndata(adata, gene_key=gene_key)
+    vae = VAE(adata, n_hidden=16, n_latent=4)
+    vae.train(max_steps=60, gene_encoder=False)
+    # another protocol: half of the features are seen four times less
+    factor = np.where(rng.random(adata.n_vars) < 0.5, 0.25, 1.0)
+    thinned = adata.copy()
+    thinned.X = adata.X.copy()
+    thinned.X.data = rng.binomial(adata.X.data.astype(int), factor[adata.X.indices]).astype(np.float32)
+    VAE.setup_anndata(thinned, gene_key=gene_key)
+    other = VAE.from_pretrained(vae, thinned, calibrate_means=False, own_axes=0)
+    rows = np.arange(thinned.n_obs)
+
+    def error():
+        observed, expected = expected_sums(other, rows)
+        seen = observed > 200
+        assert seen.sum() > 20
+        return np.abs(np.log(observed[seen] / expected[seen])).mean()
+
+    before = error()
+    calibrate(other, rows, np.ones(other.module.decoder.mean.bias.shape[0], bool))
+    assert before > 0.4 and error() < 0.25 * before
