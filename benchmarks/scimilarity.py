@@ -53,7 +53,9 @@ def write_folder(vae: VAE, folder: Path, symbols) -> None:
 def atlas_folder(cells: ad.AnnData, folder: Path, steps: int) -> None:
     codes, names = pd.factorize(cells.var["gene_name"].astype(str))
     sums = sparse.csr_matrix((np.ones(len(codes), np.float32), (np.arange(len(codes)), codes)))
-    genes = ad.AnnData(sparse.csr_matrix(cells.X @ sums), obs=cells.obs[["leiden"]].copy(), var=pd.DataFrame(index=names))
+    genes = ad.AnnData(
+        sparse.csr_matrix(cells.X @ sums), obs=cells.obs[["leiden"]].copy(), var=pd.DataFrame(index=names)
+    )
     VAE.setup_anndata(genes)
     vae = VAE(genes, preset="published", n_hidden=256, n_latent=64)
     vae.train(max_steps=steps)
