@@ -35,6 +35,7 @@ def test_the_original_has_the_published_sizes():
         ({"arms": {"mine": {"vae_train": {"max_step": 5}}}}, r"arms\.mine\.vae_train: 'max_step' .* 'max_steps'\?"),
         ({"arms": {"mine": {"vae": {"hidden": 5}}}}, r"arms\.mine\.vae: 'hidden' .* 'n_hidden'\?"),
         ({"arms": {"mine": {"guided": {"guidance": 2}}}}, r"arms\.mine\.guided: 'guidance' .* 'guidance_scale'\?"),
+        ({"arms": {"mine": {"transfer": {"freezes": 2}}}}, r"arms\.mine\.transfer: 'freezes' .* 'freeze'\?"),
         ({"arms": {"mine": {"guided": {"seed": 2}}}}, r"arms\.mine\.guided: 'seed' is not known"),
         ({"arms": {"mine": {"preset": "fast"}}}, r"config\.arms\.mine\.preset is 'fast'; expected one of 'default'"),
         ({"rows": ["bluk"]}, r"rows: 'bluk' .* Did you mean 'bulk'\?"),

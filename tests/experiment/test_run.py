@@ -157,31 +157,42 @@ def test_other_settings_do_not_mix_into_a_folder(finished, settings):
         run({**settings, "n_obs": 5}, out=finished[0])
 
 
-def test_pictures_and_the_starting_projects_definitions(settings, finished, monkeypatch, tmp_path):
+def halves(n_obs):
+    real, fake = (clusters(n, 1.0, seed, labels=["0", "1"]) for n, seed in ((2 * n_obs, 2), (n_obs, 3)))
+    real.obs["isd_split"] = np.resize(["train", "train", "test", "test"], 2 * n_obs)
+    return real, fake
+
+
+def test_the_starting_projects_definitions_beside_its_numbers(settings, monkeypatch):
     import isd.metrics._seed_rows as seed_rows
 
     monkeypatch.setattr(seed_rows, "seed_rf_auc", partial(seed_rows.seed_rf_auc, n_estimators=10))
-    drawn = []
-    monkeypatch.setattr(
-        "isd.pl.umap_compare", lambda real, fake, color, **options: drawn.append((color, options["save"]))
-    )
     config = read_config(settings)
-    config.evaluation.seed_metrics = config.evaluation.pictures = True
-    config.evaluation.metrics, config.one_class = ["random_forest_auc"], "0"
-    real = clusters(320, 1.0, 2, labels=["0", "1"])
-    real.obs["isd_split"] = np.resize(["train", "train", "test", "test"], 320)
-    fake = clusters(160, 1.0, 3, labels=["0", "1"])
-    table = module.judge(real, fake, config, labels_key="leiden", with_class="0", seed=0)
-    module.draw(real, fake, tmp_path, labels_key="leiden", seed=0)
-    assert drawn == [("leiden", tmp_path / "umap.png")] and (tmp_path / "roc.png").exists()
+    config.evaluation.seed_metrics, config.evaluation.metrics = True, ["coverage"]
+    table = module.judge(*halves(200), config, labels_key="leiden", with_class="0", seed=0)
     assert set(table["group"]) == {"all", "0"}
-    results = table.assign(seed=0, arm="default", cell="sc G", training_seconds=1.0)
-    shown = summarize(results)
+    shown = summarize(table.assign(seed=0, arm="default", cell="sc G", training_seconds=1.0))
     auc = shown.loc[("seed_rf_auc", "union_pcs")]
     assert abs(auc.loc["sc G", ("default", "mean")] - 0.5) < 0.2
     assert auc["starting project", "published"].to_dict() == {"sc G": 0.99, "sc G cluster 0": 1.0}
     # of all that was published, nothing is taken for ours
-    assert shown.loc[("random_forest_auc", "pcs"), ("starting project", "published")].isna().all()
+    assert shown.loc[("coverage", "pcs"), ("starting project", "published")].isna().all()
+
+
+def test_pictures(settings, monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr(
+        "isd.pl.umap_compare", lambda real, fake, color, **options: drawn.append((color, options["save"]))
+    )
+    real, fake = halves(80)
+    isd.metrics.evaluate(real, fake, metrics=["random_forest_auc"], groups=False, n_boot=20)
+    module.draw(real, fake, tmp_path, labels_key="leiden", seed=0)
+    assert (tmp_path / "roc.png").exists()
+    fake.obs["leiden"] = np.nan  # made without labels
+    del fake.uns["isd"]
+    module.draw(real, fake, tmp_path / "other", labels_key="leiden", seed=0)
+    assert drawn == [("leiden", tmp_path / "umap.png"), (None, tmp_path / "other" / "umap.png")]
+    assert not (tmp_path / "other").exists()
 
 
 def test_the_table_has_means_over_seeds_and_a_ratio():

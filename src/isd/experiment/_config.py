@@ -80,6 +80,9 @@ class Arm:
         Arguments of :class:`isd.model.VAE` and :class:`isd.model.LatentDiffusion`.
     vae_train, diffusion_train, classifier_train
         Arguments of their ``train``, and of that of the classifier.
+    transfer
+        Arguments of :meth:`isd.model.VAE.from_pretrained`, where the preset is the default. Labels are not matched by name unless
+        ``match_labels: true`` says that clusters of bulk and of cells were found together.
     unguided, guided
         Arguments of :func:`isd.tl.generate`.
     classifier
@@ -95,6 +98,7 @@ class Arm:
     diffusion: dict[str, Any] = field(default_factory=dict)
     diffusion_train: dict[str, Any] = field(default_factory=dict)
     classifier_train: dict[str, Any] = field(default_factory=dict)
+    transfer: dict[str, Any] = field(default_factory=dict)
     unguided: dict[str, Any] = field(default_factory=dict)
     guided: dict[str, Any] = field(default_factory=dict)
     classifier: bool | None = None
@@ -343,6 +347,7 @@ def _check_arguments(name: str, arm: Arm) -> None:
         ("vae_train", model.VAE.train, False),
         ("diffusion_train", model.LatentDiffusion.train, False),
         ("classifier_train", model.Classifier.train, False),
+        ("transfer", model.VAE.from_pretrained, False),
         ("unguided", tl.generate, False),
         ("guided", tl.generate, False),
     ):

@@ -76,7 +76,7 @@ class Trainer:
             vae = VAE(adata, preset=self.arm.preset, seed=self.seed, **self.arm.vae)
         else:
             # clusters of bulk and of cells were found apart: the same number is not the same cluster
-            vae = VAE.from_pretrained(bulk.vae, adata, match_labels=False, seed=self.seed)
+            vae = VAE.from_pretrained(bulk.vae, adata, **{"match_labels": False, **self.arm.transfer}, seed=self.seed)
         vae.train(**train, seed=self.seed, progress=progress)
         return vae
 
