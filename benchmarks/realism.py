@@ -157,8 +157,9 @@ def judge(
         p = yardstick.project(f)
         row = {"features": auc(features["real"][base], f, seed), "pcs": auc(pcs["real"][base], p, seed)}
         n = min(len(rows), len(base))
-        row |= {"recall": recall(pcs["real"][base][:n], p[:n]), "density": density(pcs["real"][base][:n], p[:n])}
-        row["coverage"] = coverage(pcs["real"][base][:n], p[:n])
+        for name, metric in (("recall", recall), ("density", density), ("coverage", coverage)):
+            # they look at 5 neighbours, which a handful of samples does not have
+            row[name] = metric(pcs["real"][base][:n], p[:n]) if n >= 12 else np.nan
         same = slice(None) if group == GLOBAL else train_labels == group
         # against as many training cells, so that a label's rows are about that label
         if n >= 20:

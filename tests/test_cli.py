@@ -284,7 +284,7 @@ def test_evaluate_wrong_usage(runner: CliRunner, real_and_fake, tmp_path: Path) 
 def test_summary_is_whole_within_80_columns(monkeypatch, capsys):
     from rich.console import Console
 
-    from isd import cli
+    from isd.cli import _app as cli
 
     monkeypatch.setattr(cli, "_messages", Console(width=80, soft_wrap=True, highlight=False))
     names = ["random_forest_auc", "within_gene_correlation", "kl_gaussian_diagonal", "coverage"]

@@ -12,6 +12,9 @@ from scipy import sparse
 #: Values above this cannot be told apart as float32 integers, which is what models compute with.
 MAX_EXACT_FLOAT32 = 2**24
 
+#: No count is larger: 32 bits hold what sequencing gives, and likelihoods in single precision overflow soon after.
+MAX_COUNT = 2**32 - 1
+
 #: Rows that are read to see whether totals are all the same.
 _SAMPLED_ROWS = 512
 #: A logarithm of counts is below this.
@@ -41,9 +44,17 @@ def resolve_layer(adata: AnnData, layer: str | None = None) -> str | None:
 
 
 def get_counts(adata: AnnData, layer: str | None = None) -> Any:
-    """Return the counts matrix itself (no copy): see :func:`resolve_layer` for where it is looked for."""
+    """Return the counts matrix itself (no copy): see :func:`resolve_layer` for where it is looked for.
+
+    Half precision is the exception: scipy has no sparse matrix of it, so that it is returned as float32.
+    """
     layer = resolve_layer(adata, layer)
-    return adata.X if layer is None else adata.layers[layer]
+    return without_float16(adata.X if layer is None else adata.layers[layer])
+
+
+def without_float16(matrix: Any) -> Any:
+    """Return half precision as float32, anything else as it is."""
+    return matrix.astype(np.float32) if getattr(matrix, "dtype", None) == np.float16 else matrix
 
 
 def where(layer: str | None) -> str:
@@ -174,12 +185,12 @@ def classify_counts(matrix: Any, name: str = "adata.X", *, known: bool = False) 
     Raises
     ------
     ValueError
-        For NaN or infinite values, negative values, values that are no numbers, and fractional values that look
-        normalised or log-transformed: more than 95% fractions and none above log1p(1e4), or 99% and none above 20.8, or the
+        For NaN or infinite values, negative values, values of 2^32 and above, values that are no numbers, and fractional
+        values that look normalised or log-transformed: more than 95% fractions and none above log1p(1e4), or 99% and none above 20.8, or the
         same total in every row, for the values themselves or after undoing the logarithm.
     """
     dtype = getattr(matrix, "dtype", None)
-    if dtype is not None and np.dtype(dtype).kind in "ub":
+    if dtype is not None and np.dtype(dtype).kind in "ub" and np.dtype(dtype).itemsize <= 4:
         return "integer"
     n_values = n_fractional = 0
     largest = 0.0
@@ -199,6 +210,11 @@ def classify_counts(matrix: Any, name: str = "adata.X", *, known: bool = False) 
             raise ValueError(
                 f"{name} holds negative values (smallest {low:g}); raw counts were expected. "
                 "Scaled or centred data cannot be used: give the layer of raw counts."
+            )
+        if float(high) > MAX_COUNT:
+            raise ValueError(
+                f"{name} holds values up to {float(high):.3g}, larger than any count (2^32); raw counts were expected. "
+                "Give the layer of raw counts, or divide by the factor that they were multiplied with."
             )
         largest = max(largest, float(high))
         if values.dtype.kind == "f":

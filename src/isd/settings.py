@@ -7,6 +7,8 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from isd._processes import process_rank
+
 __all__ = ["Settings", "settings"]
 
 
@@ -48,7 +50,7 @@ class Settings:
         super().__setattr__(name, value)
 
     def show_progress(self, progress: bool | None = None) -> bool:
-        """Whether a progress bar should be drawn now.
+        """Whether a progress bar should be drawn now; of several processes that train together, the first draws.
 
         Parameters
         ----------
@@ -59,6 +61,8 @@ class Settings:
         -------
         bool
         """
+        if process_rank():
+            return False
         if progress is not None:
             return progress
         if self.progress is not None:

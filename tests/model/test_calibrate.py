@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 
 from isd.model import VAE
-from isd.model._calibrate import calibrate, dirichlet_precision, expected_sums, gamma_precision
+from isd.model._calibrate import (
+    calibrate_dispersion,
+    calibrate_means,
+    dirichlet_precision,
+    expected_sums,
+    gamma_precision,
+)
 
 
 @pytest.fixture
@@ -36,7 +42,7 @@ def test_means_agree_with_the_counts_where_these_are_many(adata, gene_key, rng):
     thinned.X = adata.X.copy()
     thinned.X.data = rng.binomial(adata.X.data.astype(int), factor[adata.X.indices]).astype(np.float32)
     VAE.setup_anndata(thinned, gene_key=gene_key)
-    other = VAE.from_pretrained(vae, thinned, calibrate_means=False, own_axes=0)
+    other = VAE.from_pretrained(vae, thinned, calibrate=False, own_axes=0)
     rows = np.arange(thinned.n_obs)
 
     def error():
@@ -46,5 +52,22 @@ def test_means_agree_with_the_counts_where_these_are_many(adata, gene_key, rng):
         return np.abs(np.log(observed[seen] / expected[seen])).mean()
 
     before = error()
-    calibrate(other, rows, np.ones(other.module.decoder.mean.bias.shape[0], bool))
+    calibrate_means(other, rows, np.ones(other.module.decoder.mean.bias.shape[0], bool))
     assert before > 0.4 and error() < 0.25 * before
+
+
+@pytest.mark.parametrize("gene_key", [None, "gene_id"])
+def test_dispersions_that_are_all_off_are_put_right(adata, gene_key):
+    VAE.setup_anndata(adata, gene_key=gene_key)
+    vae = VAE(adata, n_hidden=16, n_latent=4)
+    vae.train(max_steps=80, dispersion_lr=1e-1, gene_encoder=False)
+    rows = vae.train_indices
+    calibrate_dispersion(vae, rows)
+    log_theta = vae.module.log_theta.detach().clone()
+    best = -float(vae.get_elbo(indices=rows))
+    vae.module.log_theta.data += 3.0
+    assert -float(vae.get_elbo(indices=rows)) > best + 5
+    assert calibrate_dispersion(vae, rows) == pytest.approx(-3.0, abs=0.5)
+    np.testing.assert_allclose(vae.module.log_theta.detach(), log_theta, atol=0.5)
+    # what was moved can still be trained
+    vae.train(max_steps=2, gene_encoder=False)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from scipy import sparse
 
+import isd
 from isd.model import VAE
 from isd.model._loading import SparseDataSplitter
 from isd.model._statistics import density
@@ -126,3 +127,25 @@ def test_counts_that_are_stored_in_parts_are_added_up(adata):
     assert parts.X.nnz == csr.nnz
     latents = [whole.get_latent_representation(a) for a in (whole.adata, parts)]
     np.testing.assert_allclose(*latents, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["h5ad", "zarr"])
+def test_from_a_file_to_a_file(adata, kind, tmp_path):
+    """All of a pipeline with counts left on disk gives what it gives from memory."""
+    adata.obs["isd_split"] = np.where(np.arange(adata.n_obs) % 5 == 0, "test", "train")
+    models, fakes = [], []
+    for data in (adata, stored(adata, kind, tmp_path)):
+        counts = data.X
+        isd.model.LatentDiffusion.setup_anndata(data)
+        model = isd.model.LatentDiffusion(data, n_hidden=8, seed=0)
+        model.train(max_steps=20, vae_kwargs={"max_steps": 20, "batch_size": 240}, batch_size=240, seed=0)
+        models.append(model)
+        fakes.append(isd.tl.generate(model, n_obs=60, backed=tmp_path / f"fake_{len(fakes)}.{kind}", seed=0))
+        assert type(data.X) is type(counts), "counts stay where they are"
+    # a batch of all training cells: rows of a file come in another order, and noise differs from cell to cell
+    assert models[1].vae.history["train_loss"].iloc[-1, 0] == pytest.approx(
+        models[0].vae.history["train_loss"].iloc[-1, 0], rel=0.02
+    )
+    np.testing.assert_array_equal(models[0].template_log_library_, models[1].template_log_library_)
+    totals = [np.asarray(fake.to_memory().X.sum(1)).ravel() for fake in fakes]
+    assert np.median(totals[1]) == pytest.approx(np.median(totals[0]), rel=0.1)

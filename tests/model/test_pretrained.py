@@ -5,6 +5,7 @@ import torch
 
 import isd
 from isd.model import VAE
+from isd.model._covariate_shifts import covariate_shifts
 from isd.model._pretrained import PARTS, is_in_part
 
 SMALL = {"n_hidden": 16, "n_latent": 4, "output_rank": 6}
@@ -52,7 +53,7 @@ def test_features_in_another_order_give_the_references_latents_and_means(
     mine = other_cells(adata, order, gene_key)
     mine.var_names = [name.split(".")[0] + ".77" for name in mine.var_names]  # another release's versions
     VAE.setup_anndata(mine, gene_key=gene_key)
-    vae = VAE.from_pretrained(reference, mine, calibrate_means=False)
+    vae = VAE.from_pretrained(reference, mine, calibrate=False, own_axes=0)
     theirs = adata[200:].copy()
     np.testing.assert_allclose(
         vae.get_latent_representation(), reference.get_latent_representation(theirs), rtol=1e-4, atol=1e-4
@@ -159,7 +160,7 @@ def test_batches_that_the_model_does_not_tell_apart_go_into_the_bias(adata):
     adata.obs["batch"] = np.where(np.arange(adata.n_obs) % 4 == 0, "a", "b")
     known = make_reference(adata[:200].copy(), batch_key="batch", steps=20)
     mine = other_cells(adata, np.arange(adata.n_vars))
-    vae = VAE.from_pretrained(known, mine, calibrate_means=False)
+    vae = VAE.from_pretrained(known, mine, calibrate=False)
     first, theirs = vae.module.encoder.body[0][0], known.module.encoder.body[0][0]
     share = np.bincount(known.template_codes_[:, 1]) / len(known.template_codes_)
     library, batches = theirs.covariates[:1], theirs.covariates[1:]
@@ -168,10 +169,69 @@ def test_batches_that_the_model_does_not_tell_apart_go_into_the_bias(adata):
     # and one of the two, with a new one: matched by name, the mean over both
     mine.obs["batch"] = np.where(np.arange(mine.n_obs) % 2 == 0, "b", "c")
     VAE.setup_anndata(mine, batch_key="batch")
-    vae = VAE.from_pretrained(known, mine, calibrate_means=False)
+    vae = VAE.from_pretrained(known, mine, calibrate=False)
     mixed = torch.as_tensor(share, dtype=torch.float32) @ batches
     torch.testing.assert_close(vae.module.encoder.body[0][0].covariates, torch.stack([library[0], batches[1], mixed]))
     torch.testing.assert_close(vae.module.encoder.body[0][0].bias, theirs.bias)
+
+
+def test_a_union_of_vocabularies_learns_only_of_what_was_measured(adata, reference, tmp_path):
+    mine = other_cells(adata, np.arange(40, 200))
+    start = {"calibrate": False, "own_axes": 0}
+    union = VAE.from_pretrained(reference, mine, vocabulary="union", **start)
+    names = [*mine.var_names, *adata.var_names[:40]]
+    assert list(union.feature_names) == names and mine.n_vars == 160
+    report = union.transfer_report.set_index("feature")
+    assert report["measured"].to_numpy().tolist() == [True] * 160 + [False] * 40
+    # what was not measured has no part in the likelihood
+    target = VAE.from_pretrained(reference, mine, **start)
+    ours, expected = (float(v.get_marginal_ll(indices=[1, 2, 3], n_mc_samples=200)) for v in (union, target))
+    assert ours == pytest.approx(expected, abs=1.0)
+    union = VAE.from_pretrained(reference, mine, vocabulary="union")
+    loadings = union.module.decoder.mean.loadings
+    before = loadings[:, 160:].detach().clone()
+    moved = loadings[:, :160].detach().clone()
+    union.train(max_steps=5, gene_encoder=False)
+    torch.testing.assert_close(loadings[:, 160:], before, rtol=0, atol=0)
+    assert not torch.equal(loadings[:, :160], moved)
+    # the reference still says how much of them a cell has
+    made = union.decode(union.get_latent_representation(), library_size=2000, sample=False)
+    theirs = reference.get_normalized_expression(adata[200:].copy(), return_numpy=True)
+    assert 0.5 < made[:, 160:].sum() / made.sum() / (theirs[:, :40].sum() / theirs.sum()) < 2
+    union.save(tmp_path / "model", save_anndata=True)
+    again = VAE.load(tmp_path / "model")
+    assert float(again.get_elbo()) == pytest.approx(float(union.get_elbo()), rel=0.02)
+
+
+def test_shifts_of_batches_move_with_their_features(adata):
+    adata.obs["batch"] = np.where(np.arange(adata.n_obs) % 4 == 0, "a", "b")
+    known = make_reference(adata[:200].copy(), batch_key="batch", steps=20)
+    theirs = known.module.decoder.shift.detach()
+    assert theirs.abs().max() > 0.01
+    order = np.random.default_rng(0).permutation(adata.n_vars)
+    mine = other_cells(adata, order)
+    share = torch.as_tensor(np.bincount(known.template_codes_[:, 1]) / len(known.template_codes_), dtype=torch.float32)
+    # a model without batches has what they shift on average
+    vae = VAE.from_pretrained(known, mine, calibrate=False, own_axes=0)
+    bias = known.module.decoder.mean.bias.detach() + share @ theirs
+    torch.testing.assert_close(vae.module.decoder.mean.bias.detach(), bias[order])
+    # one with another batch has the known one's, and for the new one the mean of those
+    mine.obs["batch"] = np.where(np.arange(mine.n_obs) % 2 == 0, "b", "c")
+    VAE.setup_anndata(mine, batch_key="batch")
+    vae = VAE.from_pretrained(known, mine, calibrate=False, own_axes=0)
+    wanted = torch.stack([theirs[1], share @ theirs])[:, order]
+    torch.testing.assert_close(vae.module.decoder.shift.detach(), wanted)
+
+
+def test_a_reference_without_batches_leaves_shifts_to_the_cells_at_hand(adata, reference):
+    mine = adata[200:].copy()
+    mine.obs["batch"] = np.where(np.arange(mine.n_obs) % 2 == 0, "b", "c")
+    VAE.setup_anndata(mine, batch_key="batch")
+    vae = VAE.from_pretrained(reference, mine, calibrate=False)
+    rows = vae._split()[0]
+    codes = vae._codes()[rows]
+    wanted = covariate_shifts(mine.X, rows, codes[:, 0], codes[:, 1:], [2])
+    np.testing.assert_allclose(vae.module.decoder.shift.detach().numpy(), wanted, atol=1e-6)
 
 
 def test_labels_are_matched_by_name(adata, reference):
@@ -192,7 +252,7 @@ def test_training_follows_the_rule_for_weights_that_are_nearly_right(adata, refe
     vae = VAE.from_pretrained(reference, mine)
     rule, scratch = vae._train_rule(), VAE(mine, **SMALL)._train_rule()
     assert rule["lr"] == 3e-4 < scratch["lr"]
-    assert rule["kl_warmup"] == 0 and rule["max_steps"] == scratch["max_steps"] // 4
+    assert rule["kl_warmup"] == 0 and rule["max_steps"] == scratch["max_steps"] // 4  # fewer than 200 cells
 
 
 def test_training_stops_when_validation_cells_gain_nothing(adata, reference):
@@ -228,6 +288,11 @@ def test_errors_say_what_to_do(adata, reference, gene_reference):
     mine = other_cells(adata, np.arange(150))
     with pytest.raises(ValueError, match="no part of a VAE; choose of"):
         VAE.from_pretrained(reference, mine, freeze="head")
+    with pytest.raises(ValueError, match="vocabulary is 'all'"):
+        VAE.from_pretrained(reference, mine, vocabulary="all")
+    genes = other_cells(adata, np.arange(adata.n_vars), "gene_id")
+    with pytest.raises(ValueError, match="no genes and gives counts"):
+        VAE.from_pretrained(gene_reference, genes, vocabulary="union")
     with pytest.raises(ValueError, match="own_axes is -1"):
         VAE.from_pretrained(reference, mine, own_axes=-1)
     with pytest.raises(TypeError, match="got int"):

@@ -135,9 +135,9 @@ def test_one_cell_or_no_validation_cells_are_enough(switching):
 
 @pytest.mark.parametrize("many", [0, 10**9])
 def test_draws_are_dirichlet_multinomial(many, monkeypatch):
-    import isd.model._usage_draw as draws
+    import isd.module._usage_sampling as draws
 
-    monkeypatch.setattr(draws, "_MANY", many)
+    monkeypatch.setattr(draws, "_ONE_BY_ONE", many)
     genes = GeneMap.from_ids(["g", "h", "g", "g", "i", "i"])
     totals = gene_totals(sparse.csr_matrix(np.tile([[7, 3, 2]], (4000, 1))), genes)
     usage = np.tile([0.5, 0.3, 0.2, 0.9, 0.1], 4000)

@@ -6,6 +6,7 @@ import pytest
 
 import isd
 from isd.model import LatentDiffusion
+from isd.tl._conditions import heard_codes
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,24 @@ def test_combinations_that_no_training_cell_has_are_named_and_marked(model):
         with pytest.warns(UserWarning, match="extrapolation"):
             fake = isd.tl.generate(model, n_obs=6, labels=None, seed=0, **fake_options)
     assert set(fake.obs["donor"]) == {"d2"} and set(fake.obs["number"]) == {0}
+
+
+def test_of_a_combination_never_seen_the_denoiser_hears_the_label_alone(model):
+    """Label 0 has no cell of donor d2: its latents do not depend on what else is asked for."""
+    codes = model.template_codes_[:4].copy()
+    np.testing.assert_array_equal(heard_codes(model, codes), codes)
+    codes[:, 0], codes[:, 2] = 0, 1
+    null = np.array(model.module.n_categories)
+    np.testing.assert_array_equal(heard_codes(model, codes), [[0, *null[1:]]] * 4)
+    codes[:, 0], codes[:, 1:] = null[0], model.template_codes_[:4, 1:]
+    np.testing.assert_array_equal(heard_codes(model, codes), codes)  # no label is asked for, and the rest was seen
+    latents = []
+    for batch in ("a", "b"):
+        with pytest.warns(UserWarning, match="extrapolation"):
+            fake = isd.tl.generate(model, n_obs=4, labels="0", covariates={"donor": "d2"}, batch=batch, seed=0)
+        assert set(fake.obs["batch"]) == {batch}
+        latents.append(fake.obsm["X_isd_vae"])
+    np.testing.assert_array_equal(*latents)
 
 
 def test_densities_take_covariates_too(model):

@@ -152,8 +152,6 @@ def test_what_is_not_ours_is_left_alone(trained, tmp_path):
     ("arguments", "message"),
     [
         ({"backed": "fake.csv"}, r"\.h5ad or \.zarr"),
-        ({"backed": "fake.h5ad", "accept": "classified"}, "backed"),
-        ({"part": (1, 2), "accept": "classified"}, "part"),
         ({"part": (0, 2)}, "counts from 1"),
         ({"part": (3, 2)}, "counts from 1"),
         ({"part": 2}, "two whole numbers"),

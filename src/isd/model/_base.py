@@ -31,6 +31,7 @@ from scvi.utils import setup_anndata_dsp
 
 from isd._constants import GENE_ID, SPLIT_KEY
 from isd._hash import fingerprint, hash_names
+from isd._processes import process_rank
 from isd.model._fields import GENES_KEY, GenesField, LabelsField
 from isd.model._files import ADATA_FILE, MODEL_FILE, read_model, write_folder, write_model
 from isd.model._mudata import prepare_mudata
@@ -452,7 +453,13 @@ class IsdModel(BaseModelClass):
         ------
         ValueError
             If the folder exists and ``overwrite`` is off, or is no model; if there is no AnnData to save.
+
+        Notes
+        -----
+        Of several processes that trained together (``strategy="ddp"``), the first writes and the others do nothing.
         """
+        if process_rank():
+            return
         self._check_consistent()
         if save_anndata and self._adata is None:
             raise ValueError("save_anndata=True, but the model was loaded without data.")

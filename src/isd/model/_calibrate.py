@@ -7,14 +7,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from scipy import sparse
+from scipy.optimize import minimize_scalar
 from scipy.special import gammaln
 from scvi import REGISTRY_KEYS
+from scvi.module._constants import MODULE_KEYS
 
 if TYPE_CHECKING:
     from isd.model._vae import VAE
 
 #: Cells that expectations are averaged over, at most; cells decoded at once.
 _MAX_CELLS, _CHUNK = 2000, 128
+#: Cells that one number is fitted to, at most, and how far it may move.
+_MAX_NOISE_CELLS, _MAX_SHIFT = 256, 8.0
 #: Precisions of the prior that are tried: from a reference that says nothing to one that is believed.
 _PRECISIONS = np.geomspace(0.02, 2000.0, 36)
 #: Counts that a feature which the reference does not know is given by it.
@@ -66,19 +70,81 @@ def dirichlet_precision(counts: np.ndarray, usage: np.ndarray, gene_of: np.ndarr
 def expected_sums(model: VAE, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Sums of counts, and of what the model expects of the same cells at their own totals, each of shape ``(n_vars,)``."""
     adata = model.adata
-    observed, expected = np.zeros(model.module.n_input), np.zeros(model.module.n_input)
+    expected, hidden = np.zeros(model.module.n_input), model.module.unmeasured is not None
     for tensors in model._make_data_loader(adata=adata, indices=np.sort(rows), batch_size=_CHUNK):
         inputs = model.module._get_inference_input(tensors)
         out = model.module.inference(**inputs)
         library = inputs["log_library"].to(out["qzm"].device)
-        px = model.module.generative(out["qzm"], library, inputs["codes"], inputs["continuous"])["px"]
+        px = model.module.generative(out["qzm"], library, inputs["codes"], inputs["continuous"], measured_only=hidden)[
+            "px"
+        ]
         expected += px.mean.sum(dim=0).double().cpu().numpy()
     counts = model.get_from_registry(adata, REGISTRY_KEYS.X_KEY)
     observed = np.asarray(sparse.csr_matrix(counts[np.sort(rows)]).sum(axis=0), dtype=float).ravel()
     return observed, expected
 
 
-def calibrate(model: VAE, rows: np.ndarray, known: np.ndarray, n_rounds: int = 2) -> float:
+@torch.no_grad()
+def calibrate_dispersion(model: VAE, rows: np.ndarray) -> float:
+    """Shift all log dispersions by one number, the most likely one for the training cells; concentrations of usage likewise.
+
+    Bulk averages over cells what makes single cells differ, and a deeper assay has less noise: which feature is noisier than
+    another carries over, how noisy all of them are does not. Training alone moves a log dispersion by 1e-2 a step at most.
+
+    Parameters
+    ----------
+    model
+        Model on its own data.
+    rows
+        Training rows.
+
+    Returns
+    -------
+    What was added to the log dispersion.
+    """
+    module: Any = model.module
+    if not hasattr(module, "log_theta"):
+        return 0.0
+    cells = encoded(model, some_rows(rows, _MAX_NOISE_CELLS))
+    shifted = [module.log_theta]
+    if model.module_params["gene_decoder"] and module.usage_likelihood != "nb":
+        shifted.append(module.decoder.log_concentration)
+    shifts = []
+    for parameter in shifted:
+        start = parameter.detach().clone()
+
+        def loss(shift: float, parameter: torch.Tensor = parameter, start: torch.Tensor = start) -> float:
+            parameter.data = start + shift
+            return sum(float(module._reconstruction(*cell)[1].double().sum()) for cell in made())
+
+        def made() -> Any:
+            for tensors, q in cells:
+                x = tensors[REGISTRY_KEYS.X_KEY]
+                yield x, q, module.generative(**module._get_generative_input(tensors, q))
+
+        shifts.append(float(minimize_scalar(loss, bounds=(-_MAX_SHIFT, _MAX_SHIFT), options={"xatol": 0.1}).x))
+        parameter.data = start + shifts[-1]
+    if len(shifts) > 1:
+        module.decoder.mean_log_concentration.data += shifts[1]
+    return shifts[0]
+
+
+def encoded(model: VAE, rows: np.ndarray) -> list[tuple[dict[str, torch.Tensor], dict[str, Any]]]:
+    """Chunks of cells, with the means of their latents in place of draws."""
+    module: Any = model.module
+    found = []
+    for tensors in model._make_data_loader(adata=model.adata, indices=rows, batch_size=_CHUNK):
+        moved = {k: v.to(module.device) for k, v in tensors.items()}
+        q = module.inference(**module._get_inference_input(moved))
+        found.append((moved, q | {MODULE_KEYS.Z_KEY: q[MODULE_KEYS.QZM_KEY]}))
+    return found
+
+
+def some_rows(rows: np.ndarray, n: int) -> np.ndarray:
+    return np.sort(np.random.default_rng(0).choice(rows, n, replace=False) if len(rows) > n else rows)
+
+
+def calibrate_means(model: VAE, rows: np.ndarray, known: np.ndarray, n_rounds: int = 2) -> float:
     """Move the output layer's bias so that means over cells agree with the counts, as far as these tell.
 
     The factor between counts and expectation has a gamma prior for each feature (for each gene, where the decoder has genes,
@@ -100,12 +166,14 @@ def calibrate(model: VAE, rows: np.ndarray, known: np.ndarray, n_rounds: int = 2
     -------
     The precision of the last round, in counts.
     """
-    rng = np.random.default_rng(0)
-    rows = np.sort(rng.choice(rows, _MAX_CELLS, replace=False)) if len(rows) > _MAX_CELLS else rows
+    rows = some_rows(rows, _MAX_CELLS)
     module: Any = model.module
     precision = np.inf
     genes = module.gene_of.cpu().numpy() if model.module_params["gene_decoder"] else None
     bias, start = module.decoder.mean.bias, module.decoder.mean.bias.detach().clone()
+    unmeasured = module.unmeasured
+    hidden = np.zeros(len(known), dtype=bool) if unmeasured is None else unmeasured.cpu().numpy()
+    known = known & ~hidden
     pooled = None if genes is None else module.decoder.log_pooled.clone()
     for _ in range(n_rounds):
         observed, expected = expected_sums(model, rows)
@@ -118,9 +186,10 @@ def calibrate(model: VAE, rows: np.ndarray, known: np.ndarray, n_rounds: int = 2
         expected *= observed.sum() / expected.sum()
         precision = gamma_precision(observed[known], expected[known])
         k = np.where(known, precision, _UNKNOWN)
-        factor = torch.as_tensor(np.log((observed + k) / (expected + k)), dtype=bias.dtype, device=bias.device)
+        factor = np.log((observed + k) / (expected + k))
+        factor = np.where(hidden, 0.0, factor - factor[~hidden].mean())
         with torch.no_grad():
-            bias.copy_(start + factor - factor.mean())
+            bias.copy_(start + torch.as_tensor(factor, dtype=bias.dtype, device=bias.device))
     return precision
 
 

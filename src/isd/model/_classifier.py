@@ -152,7 +152,8 @@ class Classifier(IsdModel):
         max_epochs, max_steps, max_minutes
             Length of the training, as in :meth:`VAE.train`.
         batch_size, lr, weight_decay, lr_schedule
-            Of the optimiser (AdamW); ``None`` follows the preset and the number of cells.
+            Of the optimiser (AdamW); ``None`` follows the preset and the number of cells. Several processes split each
+            batch.
         early_stopping, early_stopping_patience, checkpoint_every, checkpoint_dir, log_every
             As in :meth:`VAE.train`.
         accelerator, devices, progress, seed
@@ -231,19 +232,35 @@ class Classifier(IsdModel):
             raise ValueError("the classifier was loaded without data; give adata= to predict.")
         vae = self.diffusion.vae
         mean, _ = vae.encode_distribution(adata, progress=progress)
-        x = torch.from_numpy(mean)
+        probabilities = self.probabilities(mean, vae._log_library(adata))
+        if soft:
+            return pd.DataFrame(probabilities, index=adata.obs_names, columns=pd.Index(self.labels.tolist()))
+        return self.labels[probabilities.argmax(1)]
+
+    @torch.inference_mode()
+    def probabilities(self, latents: np.ndarray, log_library: np.ndarray) -> np.ndarray:
+        """Probability of each label for clean latents, at time zero.
+
+        Parameters
+        ----------
+        latents
+            Shape ``(n, n_latent)``, on the VAE's scale.
+        log_library
+            Log library size, shape ``(n,)``; read where the diffusion model generates it.
+
+        Returns
+        -------
+        Array of shape ``(n, n_labels)``, in the order of :attr:`labels`.
+        """
+        x = torch.from_numpy(latents)
         if self.module.model_library:
-            library = vae._log_library(adata).astype(np.float32)
-            x = torch.cat([x, torch.from_numpy(library)[:, None]], dim=1)
+            x = torch.cat([x, torch.from_numpy(np.asarray(log_library, dtype=np.float32))[:, None]], dim=1)
         parts = []
         for start in range(0, len(x), 4096):
             block = self.module.scaler(x[start : start + 4096].to(self.module.device))
             logits = self.module.network(block, torch.zeros(len(block), device=block.device))
             parts.append(torch.softmax(logits, dim=1).cpu().numpy())
-        probabilities = np.concatenate(parts)
-        if soft:
-            return pd.DataFrame(probabilities, index=adata.obs_names, columns=pd.Index(self.labels.tolist()))
-        return self.labels[probabilities.argmax(1)]
+        return np.concatenate(parts)
 
     def log_prob(self, codes: torch.Tensor) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
         """Function ``(x_t, t) -> log p(label given x_t)`` for a label code per row: what a guide differentiates.

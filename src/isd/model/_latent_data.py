@@ -8,7 +8,9 @@ import lightning.pytorch as lightning
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from isd.model._distributed import SharedBatches, SharedRows, batches_loader, place
 
 
 class _Rows(Dataset):
@@ -21,7 +23,7 @@ class _Rows(Dataset):
     def __len__(self) -> int:
         return self.n
 
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
+    def __getitem__(self, index: int | list[int]) -> dict[str, Tensor]:
         return {k: v[index] for k, v in self.tensors.items()}
 
     def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
@@ -43,8 +45,11 @@ class LatentDataModule(lightning.LightningDataModule):
     train_idx, val_idx, test_idx
         Row positions.
     batch_size
-        Rows of a training batch; a last incomplete batch is left out.
+        Rows of a training batch, all processes together; a last incomplete batch is left out.
     """
+
+    #: Seed of the order of the rows where several processes share batches.
+    seed: int = 0
 
     def __init__(
         self,
@@ -63,6 +68,14 @@ class LatentDataModule(lightning.LightningDataModule):
 
     def _loader(self, rows: np.ndarray, *, shuffle: bool) -> DataLoader:
         part = _Rows({k: v[torch.as_tensor(rows)] for k, v in self.tensors.items()})
+        rank, size = place(self)
+        if size > 1:
+            batches: Sampler[list[int]] = (
+                SharedBatches(len(rows), min(self.batch_size, len(rows)), rank=rank, size=size, seed=self.seed)
+                if shuffle
+                else SharedRows(len(rows), 4096, rank=rank, size=size)
+            )
+            return batches_loader(part, batches)
         options: dict[str, Any] = {"shuffle": shuffle, "drop_last": shuffle, "collate_fn": _as_is}
         return DataLoader(part, batch_size=min(self.batch_size, len(rows)) if shuffle else 4096, **options)
 

@@ -31,8 +31,10 @@ from isd.model._presets import (
     check_preset,
     default_diffusion,
     default_diffusion_train,
+    pretrained_train,
     resolve,
 )
+from isd.model._pretrained_diffusion import PretrainedDiffusionMixin
 from isd.model._training import LRSchedule, fit, seeded, settle
 from isd.model._vae import VAE
 from isd.module import LatentDiffusionModule
@@ -41,7 +43,7 @@ from isd.settings import settings
 VAE_FOLDER = "vae"
 
 
-class LatentDiffusion(IsdModel):
+class LatentDiffusion(PretrainedDiffusionMixin, IsdModel):
     """Diffusion model over the latents of a :class:`VAE`, conditioned on label, batch and categorical covariates.
 
     It models the standardised latent together with the log library size, so that depth is generated too. Conditions
@@ -247,12 +249,15 @@ class LatentDiffusion(IsdModel):
         Parameters
         ----------
         max_epochs, max_steps, max_minutes
-            Length of the denoiser's training, as in :meth:`VAE.train`. With ``max_minutes`` and a VAE still to train,
+            Length of the denoiser's training, as in :meth:`VAE.train` (half after :meth:`from_pretrained`, a
+            quarter below 200 cells). With ``max_minutes`` and a VAE still to train,
             the VAE takes up to 60% of the minutes unless ``vae_kwargs`` says otherwise.
         vae_kwargs
-            Arguments of :meth:`VAE.train`.
+            Arguments of :meth:`VAE.train`; where they are not given, it gets ``accelerator``, ``devices``, ``strategy``,
+            ``num_nodes``, ``progress`` and ``seed`` of this call.
         batch_size, lr, weight_decay, lr_schedule
-            Of the optimiser (AdamW); ``None`` follows the preset and the number of cells.
+            Of the optimiser (AdamW); ``None`` follows the preset and the number of cells. Several processes split each
+            batch.
         ema_decay
             Decay of the average of the weights that sampling uses (0.999); it warms up.
         early_stopping, early_stopping_patience
@@ -284,6 +289,7 @@ class LatentDiffusion(IsdModel):
             "devices": devices,
             "progress": progress,
             "seed": seed,
+            **{name: trainer_kwargs[name] for name in ("strategy", "num_nodes") if name in trainer_kwargs},
         }
         vae_options |= vae_kwargs or {}
         vae_minutes = None
@@ -301,7 +307,7 @@ class LatentDiffusion(IsdModel):
                 "ema_decay": ema_decay,
                 "gradient_clip_val": trainer_kwargs.pop("gradient_clip_val", None),
             },
-            PUBLISHED["diffusion_train"] if self.preset == "published" else default_diffusion_train(n_train),
+            self._train_rule(n_train),
             n_train=n_train,
             n_val=len(val_idx),
             max_epochs=max_epochs,
@@ -318,7 +324,7 @@ class LatentDiffusion(IsdModel):
             },
             trainer_kwargs=trainer_kwargs,
         )
-        if n_train < FEW_CELLS and not self.is_trained_:
+        if n_train < FEW_CELLS and not self.is_trained_ and self.pretrained_ is None:
             warnings.warn(
                 f"{n_train} training cells are few for a diffusion model. A Gaussian per label is the safer choice "
                 'on so few; it is fitted too: isd.tl.generate(model, latents="gaussian").',
@@ -328,7 +334,9 @@ class LatentDiffusion(IsdModel):
         if not self.vae.is_trained:
             self.vae.train(**vae_options)
         tensors = self.latent_tensors(progress=progress)
-        if not self.is_trained_ or self.vae_fingerprint_ != self.vae.fingerprint:
+        if self.pretrained_ is not None and self.pretrained_["vae"] == self.vae.fingerprint:
+            self._widen_range(tensors, train_idx)
+        elif not self.is_trained_ or self.vae_fingerprint_ != self.vae.fingerprint:
             self._fit_scaler(tensors, train_idx)
         self.vae_fingerprint_ = self.vae.fingerprint
         self._remember_rows(train_idx, val_idx, test_idx)
@@ -351,11 +359,26 @@ class LatentDiffusion(IsdModel):
                 elbo_metrics=False,
             )
 
+    def _train_rule(self, n_train: int) -> dict[str, Any]:
+        """Settings of a training where it is told nothing else."""
+        rule = PUBLISHED["diffusion_train"] if self.preset == "published" else default_diffusion_train(n_train)
+        if self.pretrained_ is None:
+            return rule
+        return {key: value for key, value in pretrained_train(rule, n_train).items() if key in rule}
+
     def _rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Rows of the attached data to train on: those of the split in ``obs``, else those that the VAE has seen."""
         adata = self.adata
         rows = None if SPLIT_KEY in adata.obs else self.vae.rows_of(adata)
         return self._split() if rows is None else rows
+
+    def _widen_range(self, tensors: dict[str, torch.Tensor], rows: np.ndarray) -> None:
+        """Let the reference's range take in these cells; its mean and spread stay, the weights are about them."""
+        scaler = self.module.scaler
+        kept = {name: value.clone() for name, value in scaler.state_dict().items()}
+        self._fit_scaler(tensors, rows)
+        kept["low"], kept["high"] = torch.minimum(kept["low"], scaler.low), torch.maximum(kept["high"], scaler.high)
+        scaler.load_state_dict(kept)
 
     def _fit_scaler(self, tensors: dict[str, torch.Tensor], rows: np.ndarray) -> None:
         index = torch.as_tensor(rows)

@@ -70,8 +70,8 @@ def check_preset(preset: str) -> None:
         raise ValueError(f"preset {preset!r} is unknown; choose one of {PRESETS}.")
 
 
-#: Training cells below which a data set is small, and large; counts per feature below which it is sparse.
-FEW, SMALL, LARGE = 500, 1000, 5000
+#: Training cells below which a data set is tiny, small, and large; counts per feature below which it is sparse.
+VERY_FEW, FEW, SMALL, LARGE = 200, 500, 1000, 5000
 SPARSE = 100.0
 #: Counts per feature and cell above which data are deep, as bulk is: small deviations show, and take long to learn.
 DEEP = 20.0
@@ -103,6 +103,7 @@ def default_vae(n_train: int, counts_per_feature: float = np.inf) -> dict[str, A
         "shrinkage": 5.0,
         "dispersion_shrinkage": 10.0,
         "label_weight": 5.0,
+        "covariate_shift": True,
         "dropout": 0.0 if enough else 0.1,
         "norm": "layer",
         "activation": "silu",
@@ -127,20 +128,26 @@ def default_vae_train(n_train: int, counts_per_feature: float = np.inf) -> dict[
     return {"lr": 1e-3, "lr_schedule": "one_cycle", "gradient_clip_val": 10.0, "kl_warmup": 0.3, **rule}
 
 
-def pretrained_train(rule: dict[str, Any]) -> dict[str, Any]:
-    """Settings for weights that are nearly right: small steps, few of them, and the whole evidence bound from the start.
+def pretrained_train(rule: dict[str, Any], n_train: int) -> dict[str, Any]:
+    """Settings for weights that are nearly right: small steps, fewer of them, and the whole evidence bound from the start.
 
     Parameters
     ----------
     rule
         Settings for weights that start from nothing.
+    n_train
+        Number of training cells: fewer are sooner learnt by heart.
 
     Examples
     --------
-    >>> pretrained_train(default_vae_train(300))["max_steps"]
-    200
+    >>> (
+    ...     pretrained_train(default_vae_train(100), 100)["max_steps"],
+    ...     pretrained_train(default_vae_train(300), 300)["max_steps"],
+    ... )
+    (200, 400)
     """
-    return {**rule, "lr": min(3e-4, rule["lr"]), "max_steps": max(rule["max_steps"] // 4, 1), "kl_warmup": 0.0}
+    steps = max(rule["max_steps"] // (4 if n_train < VERY_FEW else 2), 1)
+    return {**rule, "lr": min(3e-4, rule["lr"]), "max_steps": steps, "kl_warmup": 0.0}
 
 
 def _deep(n_train: int, counts_per_feature: float) -> bool:

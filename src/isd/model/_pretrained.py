@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 import pandas as pd
 import torch
-from scvi import REGISTRY_KEYS
 
-from isd.model._calibrate import calibrate
+from isd.model._calibrate import calibrate_dispersion, calibrate_means
 from isd.model._fields import GENES_KEY, GenesField
 from isd.model._files import MODEL_FILE
 from isd.model._mudata import isoforms_of
+from isd.model._own_axes import add_own_axes
 from isd.model._presets import default_vae
-from isd.model._statistics import principal_loadings
 from isd.model._transfer import RowMap, feature_map, match_rows, report, transferred_state
+from isd.model._union import hide_unmeasured, widen
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -35,8 +35,8 @@ FEW_SHARED = 0.2
 _FIRST = ("encoder.body.0.0.",)
 #: What has a row or a column for each feature or gene.
 _LAST = (
-    "decoder.mean.loadings", "decoder.mean.weight", "decoder.mean.bias", "decoder.heads.", "decoder.usage.loadings",
-    "decoder.usage.bias", "decoder.log_concentration", "decoder.concentration.", "log_theta",
+    "decoder.mean.loadings", "decoder.mean.weight", "decoder.mean.bias", "decoder.shift", "decoder.heads.", "decoder.usage.loadings",
+    "decoder.usage.bias", "decoder.log_pooled", "decoder.log_concentration", "decoder.concentration.", "log_theta",
 )  # fmt: skip
 
 
@@ -122,9 +122,10 @@ class PretrainedMixin:
         reference: VAE | str | Path,
         adata: AnnData,
         *,
+        vocabulary: Literal["target", "union"] = "target",
         freeze: Sequence[Part] | Part = (),
         own_axes: int = 12,
-        calibrate_means: bool = True,
+        calibrate: bool = True,
         match_labels: bool = True,
         seed: int | None = None,
     ) -> Self:
@@ -139,7 +140,9 @@ class PretrainedMixin:
         Then the output layer is fitted to the training cells: each feature's mean is moved towards theirs as far as its counts
         tell, by a gamma prior around what the copied model expects whose precision is estimated from all features
         (``pretrained_["precision"]``, in counts: large where the reference is right about these cells, below 1 where it says
-        nothing). The principal axes of the training cells that the reference lacks are added to its own.
+        nothing). All dispersions are moved by one number, the most likely one: bulk averages over cells what makes single
+        cells differ. The principal axes of the training cells that the reference lacks are added to its own, with scores that a
+        ridge regression finds in what the copied decoder makes of these cells.
 
         The model can be used at once; :meth:`train` fine-tunes it.
 
@@ -149,14 +152,19 @@ class PretrainedMixin:
             A trained :class:`VAE`, a :class:`LatentDiffusion` (its VAE), or the folder of either. Not changed.
         adata
             Cells registered with :meth:`setup_anndata`. Labels, batches and covariates are those registered there.
+        vocabulary
+            ``"target"``: the features of ``adata``. ``"union"``: these, then the reference's others, which keep its weights and take no
+            part in training and likelihood, as these cells were not measured for them; generated cells have them. The model's
+            :attr:`adata` is then a new AnnData with columns for them. Not for a decoder with genes.
         freeze
             Parts that :meth:`train` leaves as they are: ``"encoder"``, ``"decoder"``, ``"first_layer"`` (of the encoder: a row
             for each feature), ``"last_layer"`` (of the decoder: what has a row for each feature), ``"trunk"`` (all else of
             both). None by default.
         own_axes
-            Principal axes of the training cells to add to the output layer at most; none where it is frozen or full.
-        calibrate_means
-            Whether to fit the means to the training cells before training.
+            Principal axes of the training cells to add to the output layer at most; none where the decoder or part of it is
+            frozen, or the layer is full.
+        calibrate
+            Whether to fit means and dispersions to the training cells before training.
         match_labels
             Whether labels of the same name mean the same in both. Say no for numbers of clusters that were found apart.
         seed
@@ -202,30 +210,7 @@ class PretrainedMixin:
         {'copied': 50, 'dropped': 10, 'from gene': 0, 'new': 0}
         >>> vae.train(max_steps=5, progress=False)
         """
-        if own_axes < 0:
-            raise ValueError(f"own_axes is {own_axes}; expected a number of axes, 0 for none.")
-        model: Any = _new_model(cls, reference, adata, check_parts(freeze), own_axes, seed)
-        known: Any = model._reference
-        del model._reference
-        features = feature_map(model, known)
-        _check_shared(model, known, features)
-        model.module.load_state_dict(transferred_state(model, known, features, labels=match_labels))
-        rows = model._split()[0]
-        model._set_templates(rows)
-        model._keep_depth(rows)
-        if model.module.output_rank > known.module.output_rank:
-            model._add_own_axes(known.module.output_rank, rows)
-        precision = None
-        if calibrate_means and model.module.likelihood != "normal":
-            genes = model.module_params["gene_decoder"]
-            outputs = match_rows(model.gene_names, known.gene_names).copied if genes else features.copied
-            precision = calibrate(model, rows, outputs)
-        model.transfer_report_ = report(model, known, features)
-        model.pretrained_ = {"reference": known.fingerprint, "precision": precision}
-        model._remember_rows(*model._split())
-        model.train_obs_hash_ = np.union1d(model.train_obs_hash_, np.asarray(known.train_obs_hash))
-        model._apply_frozen()
-        return model
+        return _pretrained(cls, reference, adata, vocabulary, freeze, own_axes, calibrate, match_labels, seed)
 
     @property
     def transfer_report(self) -> pd.DataFrame | None:
@@ -233,7 +218,8 @@ class PretrainedMixin:
 
         Columns ``feature``; ``source``: ``"copied"``, ``"from gene"`` (the mean of its gene's isoforms), ``"new"`` (the mean of
         all features) or ``"dropped"`` (a feature of the reference that the model lacks); ``reference``: the reference's name
-        of the feature where it is copied or dropped, the gene where it is from the gene.
+        of the feature where it is copied or dropped, the gene where it is from the gene; ``measured``: whether the cells were
+        measured for it.
         """
         return self.transfer_report_
 
@@ -251,28 +237,78 @@ class PretrainedMixin:
             module.library_mean.fill_(float(own.mean()))
             module.library_std.fill_(max(float(own.std()), 1e-2))
 
-    @torch.no_grad()
-    def _add_own_axes(self: Any, rank: int, rows: np.ndarray) -> None:
-        """Put what principal axes of the training cells add to the reference's into the free rows of the output layer."""
-        loadings = self.module.decoder.mean.loadings
-        counts = self.get_from_registry(self.adata, REGISTRY_KEYS.X_KEY)
-        genes = self._gene_sums() if self.module_params["gene_decoder"] else None
-        axes = principal_loadings(counts, rows, len(loadings) - rank, groups=genes, labels=self._codes()[rows, 0])
-        known = np.linalg.qr(loadings[:rank].double().cpu().numpy().T)[0]
-        left = axes - (axes @ known) @ known.T
-        loadings[rank : rank + len(left)] = torch.as_tensor(left, dtype=loadings.dtype, device=loadings.device)
-
     def _apply_frozen(self: Any) -> None:
         for name, parameter in self.module.named_parameters():
             parameter.requires_grad_(not any(is_in_part(name, part) for part in self.frozen_))
 
     def _restore_extra(self: Any, meta: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
         super()._restore_extra(meta, tensors)  # type: ignore[misc]
+        hide_unmeasured(self)
         self._apply_frozen()
 
 
+def shuffled_pretrained(cls: Any, reference: Any, adata: AnnData, *, order_seed: int, **options: Any) -> Any:
+    """:meth:`PretrainedMixin.from_pretrained` with the reference's features in a random order: what knowing nothing gives."""
+    settings: dict[str, Any] = {
+        "vocabulary": "target",
+        "freeze": (),
+        "own_axes": 12,
+        "calibrate": True,
+        "match_labels": True,
+        "seed": None,
+        **options,
+    }
+    return _pretrained(cls, reference, adata, **settings, order_seed=order_seed)
+
+
+def _pretrained(
+    cls: Any,
+    reference: Any,
+    adata: AnnData,
+    vocabulary: str,
+    freeze: Sequence[str] | str,
+    own_axes: int,
+    calibrate: bool,
+    match_labels: bool,
+    seed: int | None,
+    order_seed: int | None = None,
+) -> Any:
+    if own_axes < 0:
+        raise ValueError(f"own_axes is {own_axes}; expected a number of axes, 0 for none.")
+    if vocabulary not in ("target", "union"):
+        raise ValueError(f'vocabulary is {vocabulary!r}; expected "target" or "union".')
+    parts = check_parts(freeze)
+    model: Any = _new_model(cls, reference, adata, parts, own_axes, seed, union=vocabulary == "union")
+    known: Any = model._reference
+    del model._reference
+    features = feature_map(model, known)
+    _check_shared(model, known, features)
+    state = transferred_state(model, known, features, labels=match_labels, order_seed=order_seed)
+    model.module.load_state_dict(state)
+    rows = model._split()[0]
+    model._set_templates(rows)
+    model._keep_depth(rows)
+    if model.module.decoder.shift is not None and known.module.decoder.shift is None:
+        # the reference knows nothing of batches: what the cells at hand say of theirs
+        model._start_shifts(rows)
+    if model.module.output_rank > known.module.output_rank:
+        add_own_axes(model, known.module.output_rank, rows)
+    precision, shift = None, 0.0
+    if calibrate and model.module.likelihood != "normal":
+        genes = model.module_params["gene_decoder"]
+        outputs = match_rows(model.gene_names, known.gene_names).copied if genes else features.copied
+        precision = calibrate_means(model, rows, outputs)
+        shift = calibrate_dispersion(model, rows)
+    model.transfer_report_ = report(model, known, features)
+    model.pretrained_ = {"reference": known.fingerprint, "precision": precision, "dispersion_shift": shift}
+    model._remember_rows(*model._split())
+    model.train_obs_hash_ = np.union1d(model.train_obs_hash_, np.asarray(known.train_obs_hash))
+    model._apply_frozen()
+    return model
+
+
 def _new_model(
-    cls: Any, reference: Any, adata: AnnData, frozen: list[str], own_axes: int, seed: int | None
+    cls: Any, reference: Any, adata: AnnData, frozen: list[str], own_axes: int, seed: int | None, *, union: bool
 ) -> PretrainedMixin:
     """A model of the reference's architecture on its own data, with random weights."""
     adata = isoforms_of(adata)
@@ -287,6 +323,15 @@ def _new_model(
             "the reference reads genes, as SCimilarity published them, and not the transcripts of its data; start from the same "
             "weights: VAE.from_scimilarity(folder, adata)."
         )
+    unmeasured = None
+    if union:
+        if reference.module_params["gene_decoder"] or reference.module.likelihood == "normal":
+            raise ValueError(
+                'vocabulary="union" needs a reference whose decoder has no genes and gives counts; take vocabulary="target".'
+            )
+        own = cls._get_most_recent_anndata_manager(adata).registry["setup_args"]
+        adata, unmeasured = widen(adata, reference, own["layer"])
+        cls.setup_anndata(adata, **{**own, "layer": "X"})
     options = {**reference.module_params, "preset": reference.preset, "seed": seed}
     n_outputs = adata.n_vars
     if options["gene_decoder"]:
@@ -298,7 +343,7 @@ def _new_model(
             )
         n_outputs = len(registry["field_registries"][GENES_KEY]["state_registry"][GenesField.NAMES])
     rank = reference.module.output_rank
-    if rank and not {"decoder", "last_layer"} & set(frozen):
+    if rank and not {"decoder", "last_layer", "trunk"} & set(frozen):
         # a layer of as many axes as it has inputs or outputs would be a full one
         options["output_rank"] = max(rank, min(rank + own_axes, min(options["n_hidden"], n_outputs) - 1))
     model = cls(adata, **options)
@@ -309,12 +354,16 @@ def _new_model(
             model = cls(adata, **{**options, "dropout": dropout})
     model.frozen_ = frozen
     model.is_trained_ = True
+    if unmeasured is not None:
+        model.unmeasured_ = unmeasured
+        hide_unmeasured(model)
     model._reference = reference
     return model
 
 
 def _check_shared(model: Any, reference: Any, features: RowMap) -> None:
-    n, shared = len(features.source), int(features.copied.sum())
+    measured = ~getattr(model, "unmeasured_", np.zeros(len(features.source), dtype=bool))
+    n, shared = int(measured.sum()), int((features.copied & measured).sum())
     shown = (", ".join(map(str, names[:3])) for names in (model.feature_names, reference.feature_names))
     if not shared:
         ours, theirs = shown
@@ -327,5 +376,5 @@ def _check_shared(model: Any, reference: Any, features: RowMap) -> None:
             f"the reference knows {shared} of the {n} features of adata; the others start from their gene or from the mean. "
             "isd.tl.transfer_gain says whether that helps.",
             UserWarning,
-            stacklevel=3,
+            stacklevel=4,
         )

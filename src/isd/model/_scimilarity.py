@@ -237,6 +237,8 @@ class FromSCimilarity(IsdModel):
         train, validation, test = self._split()
         share = feature_share(counts, train)
         self._set_statistics(counts, train)
+        if decoder.shift is not None:
+            self._start_shifts(train)
         self._remember_rows(train, validation, test)
         self._set_templates(train)
         self.is_trained_ = True

@@ -29,7 +29,7 @@ def feature_share(counts: Any, rows: np.ndarray, chunk: int = 4096) -> np.ndarra
     """
     total = np.zeros(counts.shape[1])
     for start in range(0, len(rows), chunk):
-        total += np.asarray(counts[np.sort(rows[start : start + chunk])].sum(axis=0), dtype=float).ravel()
+        total += np.asarray(counts[np.sort(rows[start : start + chunk])].sum(axis=0, dtype=np.float64)).ravel()
     return total / total.sum()
 
 
@@ -59,6 +59,7 @@ def principal_loadings(
     *,
     groups: sparse.csr_matrix | None = None,
     labels: np.ndarray | None = None,
+    among: np.ndarray | None = None,
     few: int = 1500,
 ) -> np.ndarray:
     """Principal axes of log-normalised counts, each as long as the standard deviation of its scores.
@@ -84,6 +85,9 @@ def principal_loadings(
         Matrix of shape ``(n_vars, n_groups)`` that adds features up, such as isoforms to genes.
     labels
         Code of each of ``rows``, shape ``(len(rows),)``.
+    among
+        Codes of batches and further categories, shape ``(len(rows), n_attributes)``, where the decoder has shifts for
+        them: axes along which they differ, labels being equal, are taken out.
     few
         Rows below which axes of noise are left out.
 
@@ -98,9 +102,10 @@ def principal_loadings(
     from sklearn.decomposition import PCA
 
     rng = np.random.default_rng(seed)
-    if labels is not None:
-        labels = labels[np.argsort(rows)]
-    rows = np.sort(rng.choice(rows, _MAX_ROWS, replace=False) if len(rows) > _MAX_ROWS else rows)
+    drawn = rng.choice(len(rows), _MAX_ROWS, replace=False) if len(rows) > _MAX_ROWS else np.arange(len(rows))
+    drawn = drawn[np.argsort(rows[drawn])]
+    rows = rows[drawn]
+    labels = None if labels is None else labels[drawn]
     chosen = sparse.csr_matrix(counts[rows], dtype=np.float32)
     matrix = log_normalized(chosen if groups is None else sparse.csr_matrix(chosen @ groups))
     n_components = min(n_components, min(matrix.shape) - 1)
@@ -112,10 +117,30 @@ def principal_loadings(
         noise = PCA(1, svd_solver="arpack", random_state=seed).fit(_permuted(matrix, rng)).explained_variance_[0]
     kept = pca.explained_variance_ > noise
     loadings = pca.components_[kept] * np.sqrt(pca.explained_variance_[kept])[:, None]
-    if labels is None or len(rows) >= few:
-        return loadings
-    between = _between_labels(matrix, labels, pca.components_[kept], rng)
-    return np.concatenate([loadings, between])[:n_components]
+    if labels is not None and len(rows) < few:
+        between = _between_labels(matrix, labels, pca.components_[kept], rng)
+        loadings = np.concatenate([loadings, between])[:n_components]
+    if among is not None:
+        known = _between_categories(matrix, np.zeros(len(rows), int) if labels is None else labels, among[drawn])
+        loadings = loadings - (loadings @ known.T) @ known
+    return loadings
+
+
+def _between_categories(matrix: sparse.csr_matrix, labels: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Orthonormal axes of the differences between categories' means and those of their labels."""
+    differences = []
+    for column in codes.T:
+        means: dict[int, np.ndarray] = {}
+        for label in np.unique(labels):
+            here = np.flatnonzero(labels == label)
+            middle = np.asarray(matrix[here].mean(axis=0)).ravel()
+            for category in np.unique(column[here]):
+                rows = here[column[here] == category]
+                part = np.asarray(matrix[rows].sum(axis=0)).ravel() - len(rows) * middle
+                means[category] = means.get(category, 0.0) + part / (column == category).sum()
+        differences += list(means.values())
+    _, values, axes = np.linalg.svd(np.array(differences), full_matrices=False)
+    return axes[values > 1e-4 * max(float(values[0]), 1e-12)]
 
 
 def _between_labels(

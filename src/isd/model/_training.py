@@ -22,6 +22,7 @@ from scvi.train import SaveCheckpoint, Trainer, TrainingPlan, TrainRunner
 from torch import Tensor, nn
 
 from isd._constants import SPLIT_KEY, SPLIT_TEST, SPLIT_TRAIN, SPLIT_VALIDATION
+from isd.model._distributed import distributed_options, quiet_distributed, same_buffers
 from isd.settings import settings
 
 LRSchedule = Literal["one_cycle", "linear", "constant"]
@@ -152,6 +153,7 @@ class IsdTrainingPlan(TrainingPlan):
         object.__setattr__(self, "max_seconds", max_seconds)
         object.__setattr__(self, "started", None)
         object.__setattr__(self, "_steps_done", 0)
+        object.__setattr__(self, "_seconds_done", None)
         object.__setattr__(self, "max_kl_weight", max_kl_weight)
         super().__init__(module, lr=lr, weight_decay=weight_decay, max_kl_weight=max_kl_weight)
         self.dispersion_lr = dispersion_lr
@@ -163,7 +165,8 @@ class IsdTrainingPlan(TrainingPlan):
         """Share of the training that is done."""
         done = self._steps_done / max(self.total_steps, 1)
         if self.max_seconds is not None and self.started is not None:
-            done = max(done, (time.monotonic() - self.started) / self.max_seconds)
+            seconds = time.monotonic() - self.started if self._seconds_done is None else self._seconds_done
+            done = max(done, seconds / self.max_seconds)
         return min(done, 1.0)
 
     @property
@@ -209,6 +212,9 @@ class IsdTrainingPlan(TrainingPlan):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Set the learning rates of this step."""
         self._steps_done = self.global_step
+        if self.max_seconds is not None and self.trainer.world_size > 1:
+            # by its own clock, each process would train at another rate
+            self._seconds_done = self.trainer.strategy.broadcast(time.monotonic() - self.started)
         factor = learning_rate_factor(self.progress, self.lr_schedule)
         for group, rate in zip(self.optimizers().param_groups, self._peak_rates, strict=True):
             group["lr"] = rate * factor
@@ -216,6 +222,7 @@ class IsdTrainingPlan(TrainingPlan):
     def _log_step(self, loss: Tensor) -> None:
         # by hand: scvi's logger keeps one value an epoch of what goes through self.log
         if self.global_step % self.trainer.log_every_n_steps == 0 and self.trainer.logger is not None:
+            loss = self.trainer.strategy.reduce(loss.detach(), reduce_op="mean")
             self.trainer.logger.log_metrics({"train_loss_step": loss.detach()}, step=self.global_step)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -229,7 +236,7 @@ class IsdTrainingPlan(TrainingPlan):
         self.log("train_loss", output.loss, prog_bar=True, sync_dist=self.use_sync_dist, **options)
         self._log_step(output.loss)
         for key, value in output.extra_metrics.items():
-            self.log(f"{key}_train", value, **options)
+            self.log(f"{key}_train", value, sync_dist=self.use_sync_dist, **options)
         return output.loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -488,9 +495,12 @@ def fit(
     if settled.max_minutes is not None:
         max_seconds = 60.0 * settled.max_minutes
         options["max_time"] = timedelta(seconds=max_seconds)
+    seed = torch.initial_seed()
+    data.seed = seed
+    options = distributed_options({**options, "callbacks": callbacks}, seed=seed, monitor=monitor)
     n_epochs = math.ceil(settled.steps / max(n_train // settled.batch_size, 1))
     has_validation = getattr(data, "n_val", 0) > 0
-    with few_threads(n_threads), quiet_lightning(), warnings.catch_warnings():
+    with few_threads(n_threads), quiet_lightning(), quiet_distributed(), warnings.catch_warnings():
         # what Lightning says about data loader workers and logging intervals is not the user's to act on
         warnings.filterwarnings("ignore", module="lightning")
         warnings.filterwarnings("ignore", category=UserWarning, message=".*(num_workers|DataLoader|logging interval).*")
@@ -506,10 +516,11 @@ def fit(
             check_val_every_n_epoch=max(1, n_epochs // n_validations) if has_validation else None,
             enable_progress_bar=settings.show_progress(progress),
             log_every_n_steps=log_every,
-            callbacks=callbacks,
             gradient_clip_val=settled.gradient_clip_val,
             **options,
         )
+        # scvi moves the model of every process to the first device
+        runner.device = runner.trainer.strategy.root_device
         # Lightning keeps the mode that it finds, and a module at rest is in that of evaluation: without this, dropout,
         # hidden labels, batch statistics and the KL warm-up would all be off
         model.module.train()
@@ -518,6 +529,7 @@ def fit(
         model.is_trained_ = trained and bool(model.history_)
         try:
             runner()
+            same_buffers(model.module, runner.trainer)
         finally:
             model.is_trained_ = model.is_trained_ or trained
             model.module.eval()

@@ -15,6 +15,7 @@ from isd._constants import GENE_ID
 from isd.pp._ids import strip_version
 
 if TYPE_CHECKING:
+    from isd.model._latent_diffusion import LatentDiffusion
     from isd.model._vae import VAE
 
 COPIED, FROM_GENE, NEW, DROPPED = SOURCES = ("copied", "from gene", "new", "dropped")
@@ -39,6 +40,10 @@ class RowMap:
     def copied(self) -> np.ndarray:
         """Rows that are in both, booleans of shape ``(n_new,)``."""
         return self.source == COPIED
+
+    def shuffled(self, rng: np.random.Generator) -> RowMap:
+        """The same with the reference's rows in a random order."""
+        return RowMap(sparse.csr_matrix(self.mixing[:, rng.permutation(self.mixing.shape[1])]), self.source)
 
     def __call__(self, tensor: torch.Tensor, dim: int = 0) -> torch.Tensor:
         """Rows of the new axis along ``dim`` of a tensor of the reference."""
@@ -177,12 +182,14 @@ def report(model: VAE, reference: VAE, features: RowMap) -> pd.DataFrame:
     genes = genes_of(model)
     if genes is not None:
         found[from_gene] = genes[from_gene].astype(str)
+    n_unmeasured = int(getattr(model, "unmeasured_", np.zeros(0)).sum())
     left = np.delete(np.asarray(theirs, dtype=object), np.unique(used))
     return pd.DataFrame(
         {
             "feature": np.concatenate([np.asarray(names, dtype=object), left]),
             "source": pd.Categorical(np.concatenate([features.source, np.full(len(left), DROPPED)]), SOURCES),
             "reference": np.concatenate([found, left]),
+            "measured": np.arange(len(names) + len(left)) < len(names) - n_unmeasured,
         }
     )
 
@@ -212,6 +219,12 @@ def covariate_map(model: VAE, reference: VAE) -> tuple[RowMap, np.ndarray]:
     return RowMap(made, np.where(np.diff(made.indptr) > 0, COPIED, NEW).astype(object)), constant
 
 
+def covariate_names(model: VAE | LatentDiffusion) -> list[tuple[str, list[str]]]:
+    """Key and classes of labels, batches and categorical covariates, in the order of a model's codes."""
+    own = [(f"class:{key}", [str(v) for v in names]) for key, names in model.covariate_categories.items()]
+    return [("labels", [str(v) for v in model.labels]), ("batches", [str(v) for v in model.batches]), *own]
+
+
 def _covariate_blocks(model: VAE) -> dict[tuple[str, str], list[str]]:
     """Names of the columns of each covariate, in the order in which networks see them."""
     blocks = {("library", ""): [""]} if model.module.use_library else {}
@@ -231,7 +244,9 @@ def _class_shares(model: VAE, key: tuple[str, str]) -> np.ndarray:
     return np.bincount(model.template_codes_[:, column], minlength=n)[:n] / len(model.template_codes_)
 
 
-def transferred_state(model: VAE, reference: VAE, features: RowMap, *, labels: bool) -> dict[str, torch.Tensor]:
+def transferred_state(
+    model: VAE, reference: VAE, features: RowMap, *, labels: bool, order_seed: int | None = None
+) -> dict[str, torch.Tensor]:
     """Weights and buffers of the new model, made of the reference's along the axes that the two share by name.
 
     Parameters
@@ -242,6 +257,8 @@ def transferred_state(model: VAE, reference: VAE, features: RowMap, *, labels: b
         As :func:`feature_map` gives it.
     labels
         Whether classes of the same name mean the same.
+    order_seed
+        Where given, the reference's features (and genes) come in an order drawn with it.
 
     Raises
     ------
@@ -256,19 +273,25 @@ def transferred_state(model: VAE, reference: VAE, features: RowMap, *, labels: b
         sparse.csr_matrix(sparse.block_diag([latents.mixing, covariates.mixing])),
         np.concatenate([latents.source, covariates.source]),
     )
-    axes = {"features": features, "outputs": features, "dispersions": features, "covariates": covariates}
-    axes |= {"decoder_inputs": inputs}
+    axes = {"features": features, "outputs": features, "dispersions": features}
+    if model.module_params["gene_decoder"]:
+        axes |= _gene_axes(model, reference)
+    if order_seed is not None:
+        # every tensor of an axis in the same order
+        axes = {name: axis.shuffled(np.random.default_rng(order_seed)) for name, axis in axes.items()}
     names = [str(v) for v in model.labels] if labels else [""] * len(model.labels)
     known = [str(v) for v in reference.labels]
     axes["labels"] = match_classes(names, known, np.full(len(known), 1 / len(known)))
-    if model.module_params["gene_decoder"]:
-        axes |= _gene_axes(model, reference)
+    axes |= {"covariates": covariates, "decoder_inputs": inputs}
     state: dict[str, torch.Tensor] = {}
     for name, own in ours.items():
         if name == "gene_of":
             state[name] = own
             continue
-        axis, dim = _axis_of(name, theirs)
+        if name == "decoder.shift":
+            state[name] = _shifts(own, theirs.get(name), covariates, axes["outputs"], model, reference)
+            continue
+        axis, dim = axis_of(name)
         source = theirs.get(name)
         if (source is None and name.startswith("label_head")) or (name.endswith(".covariates") and source is None):
             # the reference has one class, or no covariates: nothing to copy, and nothing that these say yet
@@ -283,7 +306,33 @@ def transferred_state(model: VAE, reference: VAE, features: RowMap, *, labels: b
             raise ValueError(_misfit(name, f"shape {tuple(made.shape)} against {tuple(own.shape)}"))
         state[name] = made
     _fold_constants(state, theirs, constant, n_latent)
+    if "decoder.shift" in theirs:
+        mean = constant[_shift_columns(reference)] @ theirs["decoder.shift"].detach().cpu().numpy()
+        if mean.any():
+            added = axes["outputs"](torch.as_tensor(mean, dtype=torch.float32))
+            state["decoder.mean.bias"] = state["decoder.mean.bias"] + added
     return state
+
+
+def _shift_columns(model: VAE) -> slice:
+    columns: slice = model.module.decoder.shift_columns
+    return columns
+
+
+def _shifts(
+    own: torch.Tensor,
+    theirs: torch.Tensor | None,
+    covariates: RowMap,
+    outputs: RowMap,
+    model: VAE,
+    reference: VAE,
+) -> torch.Tensor:
+    """Shifts of logits: categories along one axis, features or genes along the other."""
+    if theirs is None:
+        return torch.zeros_like(own)
+    mixing = sparse.csr_matrix(covariates.mixing)[_shift_columns(model)][:, _shift_columns(reference)]
+    along = RowMap(sparse.csr_matrix(mixing), covariates.source[_shift_columns(model)])
+    return outputs(along(theirs, 0), 1)
 
 
 def _misfit(name: str, what: str) -> str:
@@ -299,7 +348,7 @@ def _widen(made: torch.Tensor, shape: torch.Size) -> torch.Tensor:
     return out
 
 
-def _axis_of(name: str, theirs: Mapping[str, torch.Tensor]) -> tuple[str, int]:
+def axis_of(name: str) -> tuple[str, int]:
     """Axis of a tensor that differs between data sets, and its dimension; ``""`` for none."""
     fixed = {
         "encoder.body.0.0.weight": ("features", 0),
@@ -308,6 +357,7 @@ def _axis_of(name: str, theirs: Mapping[str, torch.Tensor]) -> tuple[str, int]:
         "log_theta": ("dispersions", 0),
         "decoder.log_pooled": ("shared", 0),
         "decoder.log_concentration": ("multi", 0),
+        "decoder.shift": ("outputs", 1),
         "label_head.weight": ("labels", 0),
         "label_head.bias": ("labels", 0),
     }

@@ -10,10 +10,8 @@ import torch
 from scipy import sparse
 
 from isd.metrics import GeneMap
+from isd.module._usage_sampling import split_counts
 from isd.nn import IsoformCounts
-
-#: Counts of a cell above which isoforms are drawn by conditional binomials, not count by count.
-_MANY = 200_000
 
 
 @dataclass(frozen=True)
@@ -88,56 +86,11 @@ def draw_isoforms(
     out = np.zeros(usage.size, dtype=np.int64)
     pair_ends = np.searchsorted(totals.cell, np.arange(totals.n_cells + 1))
     entry_ends = np.append(totals.start, usage.size)[pair_ends]
+    sizes = np.diff(np.append(totals.start, usage.size))
     whole = totals.total.astype(np.int64)
     for cell in range(totals.n_cells):
         pairs, entries = slice(*pair_ends[cell : cell + 2]), slice(*entry_ends[cell : cell + 2])
-        if pairs.start == pairs.stop:
-            continue
-        rng = np.random.default_rng([*key, first_cell + cell])
-        n = whole[pairs]
-        start = totals.start[pairs] - entries.start
-        pair = totals.pair[entries] - pairs.start
-        shares = _dirichlet(usage[entries], concentration[pairs], start, pair, rng)
-        draw = _binomials if n.sum() > _MANY else _one_by_one
-        out[entries] = draw(n, shares, start, pair, rng)
-    return out
-
-
-def _dirichlet(
-    usage: np.ndarray, concentration: np.ndarray, start: np.ndarray, pair: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
-    """Shares of isoforms, by gamma variates in logarithms: those of tiny shape are 0 in double precision, all of a gene's."""
-    alpha = np.maximum(usage * concentration[pair], 1e-12)
-    gamma = np.log(rng.standard_gamma(alpha + 1.0)) + np.log1p(-rng.random(alpha.size)) / alpha
-    shares = np.exp(gamma - np.maximum.reduceat(gamma, start)[pair])
-    return shares / np.add.reduceat(shares, start)[pair]
-
-
-def _one_by_one(
-    n: np.ndarray, shares: np.ndarray, start: np.ndarray, pair: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
-    """Each count falls where a uniform number lies in the cumulative shares of its gene."""
-    of = np.repeat(np.arange(n.size), n)
-    # the shares of gene p lie between p and p + 1
-    at = np.searchsorted(np.cumsum(shares), of + rng.random(of.size), side="right")
-    last = np.append(start[1:], shares.size) - 1
-    return np.bincount(np.clip(at, start[of], last[of]), minlength=shares.size)
-
-
-def _binomials(
-    n: np.ndarray, shares: np.ndarray, start: np.ndarray, pair: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
-    """Isoform after isoform takes its part of what is left, all genes at once."""
-    out = np.zeros(shares.size, dtype=np.int64)
-    sizes = np.diff(np.append(start, shares.size))
-    left, mass = n.copy(), np.ones(n.size)
-    for k in range(int(sizes.max())):
-        genes = np.flatnonzero((sizes > k) & (left > 0))
-        if not genes.size:
-            break
-        at = start[genes] + k
-        p = np.where(k == sizes[genes] - 1, 1.0, shares[at] / np.maximum(mass[genes], 1e-300))
-        out[at] = rng.binomial(left[genes], np.clip(p, 0.0, 1.0))
-        left[genes] -= out[at]
-        mass[genes] -= shares[at]
+        if pairs.start < pairs.stop:
+            rng = np.random.default_rng([*key, first_cell + cell])
+            out[entries] = split_counts(whole[pairs], usage[entries], concentration[pairs], sizes[pairs], rng)
     return out

@@ -17,6 +17,7 @@ from scvi.model.base import VAEMixin
 
 from isd._counts import row_sums
 from isd._progress import track
+from isd.model._covariate_shifts import covariate_shifts
 from isd.model._gene_encoder import GeneEncoderMixin
 from isd.model._gene_expression import (
     GeneExpression,
@@ -41,6 +42,7 @@ from isd.model._pretrained import PretrainedMixin
 from isd.model._scimilarity import FromSCimilarity
 from isd.model._statistics import density, feature_share, principal_loadings, usage_loadings
 from isd.model._training import LRSchedule, fit, seeded, settle
+from isd.model._union import kept_unmeasured
 from isd.module import GeneVAEModule, SummedVAEModule, VAEModule
 from isd.module._vae import DENSE_ABOVE
 from isd.settings import settings
@@ -75,6 +77,9 @@ class VAE(FromSCimilarity, PretrainedMixin, GeneEncoderMixin, GeneExpression, VA
     label_weight
         Weight of the log-likelihood of a cell's label given its latent; 0 for an autoencoder that does not see
         labels. ``None``: 5.
+    covariate_shift
+        Whether batches and categorical covariates shift each feature's logit by a number of its own, whatever the
+        latent, besides entering encoder and decoder. ``None``: yes, where there are any.
     gene_decoder
         Whether the decoder gives genes a share of the counts and isoforms a share of their gene
         (:class:`isd.module.GeneVAEModule`); needs ``gene_key`` in :meth:`setup_anndata`. ``None``: where there is one and
@@ -125,6 +130,7 @@ class VAE(FromSCimilarity, PretrainedMixin, GeneEncoderMixin, GeneExpression, VA
         shrinkage: float | None = None,
         dispersion_shrinkage: float | None = None,
         label_weight: float | None = None,
+        covariate_shift: bool | None = None,
         gene_decoder: bool | None = None,
         preset: Preset = "default",
         seed: int | None = None,
@@ -146,6 +152,7 @@ class VAE(FromSCimilarity, PretrainedMixin, GeneEncoderMixin, GeneExpression, VA
             "shrinkage": shrinkage,
             "dispersion_shrinkage": dispersion_shrinkage,
             "label_weight": label_weight,
+            "covariate_shift": covariate_shift,
             **module_kwargs,
         }
         rule = PUBLISHED["vae"] if preset == "published" else default_vae(*self._size())
@@ -193,12 +200,20 @@ class VAE(FromSCimilarity, PretrainedMixin, GeneEncoderMixin, GeneExpression, VA
         depth = float(row_sums(self.get_from_registry(self.adata, REGISTRY_KEYS.X_KEY)[some]).mean())
         return len(rows), len(rows) * depth / self.adata.n_vars
 
+    def _start_shifts(self, rows: np.ndarray) -> None:
+        """Start what batches and categories shift from what the training cells say."""
+        counts, codes = self.get_from_registry(self.adata, REGISTRY_KEYS.X_KEY), self._codes()[rows]
+        genes = self._gene_sums() if self.module_params["gene_decoder"] else None
+        self.module.set_shifts(
+            covariate_shifts(counts, rows, codes[:, 0], codes[:, 1:], self.n_categories[1:], groups=genes)
+        )
+
     def _train_rule(self) -> dict[str, Any]:
         """Settings of a training where it is told nothing else."""
         rule = PUBLISHED["vae_train"] if self.preset == "published" else default_vae_train(*self._size())
         if self.fine_tuning_ is not None:
             return rule | self.fine_tuning_
-        return rule if self.pretrained_ is None else pretrained_train(rule)
+        return rule if self.pretrained_ is None else pretrained_train(rule, self._size()[0])
 
     def _codes(self, adata: AnnData | None = None) -> np.ndarray:
         """Codes of label, batch and categorical covariates, shape ``(n_obs, n_attributes)``."""
@@ -258,9 +273,11 @@ class VAE(FromSCimilarity, PretrainedMixin, GeneEncoderMixin, GeneExpression, VA
             Length of the training; steps and minutes may be given together, the first that is reached ends it, and
             the learning rate anneals to whichever comes first. ``None`` follows the number of training cells:
             800 steps below 500 cells, 1,600 below 1,000, 2,000 below 5,000 (1,500 with fewer than 100 counts per
-            feature), then about 40 epochs. After :meth:`from_pretrained`, a quarter of that.
+            feature), then about 40 epochs. After :meth:`from_pretrained`, half of
+            that, a quarter below 200 cells.
         batch_size, lr, weight_decay, lr_schedule
-            Of the optimiser (AdamW); ``None`` follows the preset. After :meth:`from_pretrained`, ``lr`` is 3e-4.
+            Of the optimiser (AdamW); ``None`` follows the preset. After :meth:`from_pretrained`, ``lr`` is 3e-4. Several
+            processes split each batch.
         kl_warmup
             Share of the training over which the weight of the KL divergence rises (default 0.3; 0 after
             :meth:`from_pretrained`).
@@ -296,6 +313,10 @@ class VAE(FromSCimilarity, PretrainedMixin, GeneEncoderMixin, GeneExpression, VA
         -----
         Writes :attr:`history`, ``train_indices``, ``validation_indices`` and ``test_indices``. A second call goes on
         from the weights that are there.
+
+        With ``strategy="ddp"`` and several ``devices`` (or ``num_nodes``), each batch is split over the processes: it is the
+        training of one process, only faster. Metrics are averaged over them, :attr:`history` lives on the first, and
+        the first alone writes.
         """
         adata = self._validate_anndata()  # another model may have rewritten obs["_scvi_labels"]
         train_idx, val_idx, test_idx = self._split()
@@ -347,10 +368,15 @@ class VAE(FromSCimilarity, PretrainedMixin, GeneEncoderMixin, GeneExpression, VA
         if not self.is_trained_:
             counts = self.get_from_registry(adata, REGISTRY_KEYS.X_KEY)
             self._set_statistics(counts, train_idx)
+            if self.module.decoder.shift is not None:
+                self._start_shifts(train_idx)
             if rank := self.module.output_rank:
                 genes = self._gene_sums() if self.module_params["gene_decoder"] else None
-                labels = self._codes()[train_idx, 0]
-                self.module.set_loadings(principal_loadings(counts, train_idx, rank, groups=genes, labels=labels))
+                codes = self._codes()[train_idx]
+                among = None if self.module.decoder.shift is None else codes[:, 1:]
+                self.module.set_loadings(
+                    principal_loadings(counts, train_idx, rank, groups=genes, labels=codes[:, 0], among=among)
+                )
             if isinstance(self.module, GeneVAEModule) and self.gene_of is not None:
                 shrinkage, rank = self.module_params["usage_shrinkage"], self.module.usage_rank
                 self.module.set_usage_loadings(
@@ -358,7 +384,7 @@ class VAE(FromSCimilarity, PretrainedMixin, GeneEncoderMixin, GeneExpression, VA
                 )
         self._remember_rows(train_idx, val_idx, test_idx)
         self._set_templates(train_idx)
-        with seeded(seed):
+        with seeded(seed), kept_unmeasured(self):
             fit(
                 self,
                 data,

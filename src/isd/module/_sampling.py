@@ -147,7 +147,7 @@ def draw_counts(
                     rows.append((index, counts[index]))
                     continue
             rows.append(multinomial_row(rates, total if exact else 1, stream))
-    return _csr(rows, n_vars)
+    return csr_rows(rows, n_vars)
 
 
 def _times(expected: np.ndarray, spread: np.ndarray, totals: np.ndarray) -> np.ndarray:
@@ -255,7 +255,8 @@ def _add(index: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return index[starts], np.add.reduceat(counts, starts)
 
 
-def _csr(rows: list[tuple[np.ndarray, np.ndarray]], n_vars: int) -> sparse.csr_matrix:
+def csr_rows(rows: list[tuple[np.ndarray, np.ndarray]], n_vars: int) -> sparse.csr_matrix:
+    """Rows, each its columns and its counts, as one ``float32`` csr matrix of shape ``(len(rows), n_vars)``."""
     indptr = np.concatenate([[0], np.cumsum([len(index) for index, _ in rows])])
     indices = np.concatenate([index for index, _ in rows]).astype(np.int32)
     data = np.concatenate([counts for _, counts in rows]).astype(np.float32)

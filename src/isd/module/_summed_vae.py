@@ -121,8 +121,6 @@ class SummedVAEModule(VAEModule):
     # -- decoding ----------------------------------------------------------------------------------------------
 
     @auto_move_data
-    def generative(
-        self, z: Tensor, log_library: Tensor, codes: Tensor, continuous: Tensor | None = None, fused: bool = False
-    ) -> dict[str, Any]:
+    def generative(self, z: Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """As :meth:`VAEModule.generative`, of the latent's direction."""
-        return super().generative(F.normalize(z, dim=-1), log_library, codes, continuous, fused)
+        return super().generative(F.normalize(z, dim=-1), *args, **kwargs)

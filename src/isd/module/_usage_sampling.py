@@ -5,6 +5,11 @@ from __future__ import annotations
 import numpy as np
 from scipy import sparse
 
+from isd.module._sampling import csr_rows
+
+#: Counts of a cell up to which one search for each count is quicker than one binomial for each isoform.
+_ONE_BY_ONE = 20_000
+
 
 def draw_usage(
     totals: sparse.csr_matrix,
@@ -62,71 +67,78 @@ def draw_usage(
         columns, values = [features[n_shared + genes[alone] - n_multi]], [counts[alone]]
         if several.any():
             genes = genes[several]
-            at, split = _split(
-                counts[several].astype(np.int64),
-                logits[i],
-                concentration[i, genes],
-                offsets[genes],
-                sizes[genes],
-                stream,
-            )
-            columns.append(features[at])
-            values.append(split.astype(counts.dtype))
+            n = sizes[genes]
+            starts = np.cumsum(n) - n
+            at = np.arange(int(n.sum())) + np.repeat(offsets[genes] - starts, n)
+            usage = logits[i][at].astype(np.float64)
+            usage -= np.repeat(np.maximum.reduceat(usage, starts), n)
+            np.exp(usage, out=usage)
+            split = split_counts(counts[several].astype(np.int64), usage, concentration[i, genes], n, stream)
+            kept = split > 0
+            columns.append(features[at[kept]])
+            values.append(split[kept].astype(counts.dtype))
         index, count = np.concatenate(columns), np.concatenate(values)
         order = np.argsort(index)
         rows.append((index[order], count[order]))
-    indptr = np.concatenate([[0], np.cumsum([len(index) for index, _ in rows])])
-    indices = np.concatenate([index for index, _ in rows]).astype(np.int32)
-    data = np.concatenate([count for _, count in rows]).astype(np.float32)
-    return sparse.csr_matrix((data, indices, indptr.astype(np.int32)), shape=(totals.shape[0], len(features)))
+    return csr_rows(rows, len(features))
 
 
-def _split(
-    counts: np.ndarray,
-    logits: np.ndarray,
-    concentration: np.ndarray,
-    first: np.ndarray,
-    sizes: np.ndarray,
-    rng: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of isoforms with counts, and their counts, of one cell's genes."""
-    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    at = np.arange(int(sizes.sum())) + np.repeat(first - starts, sizes)
-    mean = logits[at].astype(np.float64)
-    mean -= np.repeat(np.maximum.reduceat(mean, starts), sizes)
-    np.exp(mean, out=mean)
-    mean /= np.repeat(np.add.reduceat(mean, starts), sizes)
+def split_counts(
+    counts: np.ndarray, usage: np.ndarray, concentration: np.ndarray, sizes: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    r"""Dirichlet-multinomial draws of one cell's genes.
+
+    Parameters
+    ----------
+    counts
+        Whole counts of genes, above 0, shape ``(n_genes,)``.
+    usage
+        Weights of their isoforms, gene by gene, up to a factor of each gene, shape ``(n_entries,)``.
+    concentration
+        Of each gene, shape ``(n_genes,)``.
+    sizes
+        Number of isoforms of each gene, shape ``(n_genes,)``.
+    rng
+        Source of randomness.
+
+    Returns
+    -------
+    Counts of isoforms, ``int64`` of shape ``(n_entries,)``: those of a gene add up to its counts.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> split = split_counts(np.array([7, 2]), np.array([0.5, 0.5, 1.0, 3.0]), np.ones(2), np.array([2, 2]), rng)
+    >>> split[:2].sum().item(), split[2:].sum().item()
+    (7, 2)
+    """
+    starts = np.cumsum(sizes) - sizes
+    mean = usage / np.repeat(np.add.reduceat(usage, starts), sizes)
     weights = mean.copy()
+    # one count needs no shares of its own: its isoform is drawn from the mean usage
     spread = np.repeat(counts > 1, sizes)
     weights[spread] = rng.standard_gamma(np.repeat(concentration, sizes)[spread] * mean[spread])
     sums = np.add.reduceat(weights, starts)
     empty = ~(sums > 0)
     if empty.any():
         # all shares too small for floating point: at such a concentration one isoform has everything
-        one = _search(np.add.reduceat(mean, starts)[empty], mean, starts[empty], sizes[empty], rng)
-        weights[one] = 1.0
+        weights[_search(mean, starts[empty], sizes[empty], rng)] = 1.0
         sums[empty] = 1.0
     total = int(counts.sum())
-    if total <= len(at):
-        # one search for each count is cheaper than one binomial for each isoform
+    if total <= max(len(weights), _ONE_BY_ONE):
         cumulative = np.cumsum(weights / np.repeat(sums, sizes))
         gene = np.repeat(np.arange(len(counts)), counts)
         before = np.concatenate([[0.0], cumulative[starts[1:] - 1]])
         found = np.searchsorted(cumulative, before[gene] + rng.random(total), side="right")
         # rounding must not carry a count over to the next gene
         found = np.clip(found, starts[gene], starts[gene] + sizes[gene] - 1)
-        split = np.bincount(found, minlength=len(at))
-    else:
-        split = _binomials(counts, weights, sums, starts, sizes, rng)
-    kept = split > 0
-    return at[kept], split[kept]
+        return np.bincount(found, minlength=len(weights))
+    return _binomials(counts, weights, sums, starts, sizes, rng)
 
 
-def _search(
-    sums: np.ndarray, weights: np.ndarray, starts: np.ndarray, sizes: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
-    """One position for each stretch, in proportion to the weights."""
-    points = rng.random(len(starts)) * sums
+def _search(weights: np.ndarray, starts: np.ndarray, sizes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """One position for each stretch, in proportion to the weights, which add up to 1 there."""
+    points = rng.random(len(starts))
     return np.array(
         [
             start + min(int(np.searchsorted(np.cumsum(weights[start : start + size]), point, side="right")), size - 1)

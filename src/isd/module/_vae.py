@@ -38,6 +38,8 @@ LOG_THETA_RANGE = (-8.0, 12.0)
 DECODED_AT_ONCE, DECODED_AT_ONCE_FULL = 2**21, 2**23
 #: Density of the counts above which a dense first layer is faster (see docs/notes/models.md).
 DENSE_ABOVE = 0.3
+#: Logit of an output that gets no counts, and is no infinity.
+NO_SHARE = -60.0
 _ROWS, _FACTORS = "rows", "factors"
 
 
@@ -118,6 +120,7 @@ class VAEModule(BaseModuleClass):
         l2_normalize: bool = False,
         use_library: bool = True,
         use_size_factor: bool = False,
+        covariate_shift: bool = False,
     ) -> None:
         super().__init__()
         if likelihood not in LIKELIHOODS:
@@ -165,6 +168,9 @@ class VAEModule(BaseModuleClass):
             heads.append("dropout")
         shape |= {"output_rank": output_rank, "head_rank": dispersion_rank}
         shape |= {"shrinkage": shrinkage, "head_shrinkage": dispersion_shrinkage}
+        if covariate_shift:
+            first = int(use_library)
+            shape["shift_columns"] = slice(first, n_covariates - n_continuous_cov)
         self.decoder = self._make_decoder(n_latent, n_covariates, heads=heads, **shape)
         self.label_weight = label_weight
         self.label_head = nn.Linear(n_latent, n_labels) if n_labels > 1 and label_weight > 0 else None
@@ -175,6 +181,8 @@ class VAEModule(BaseModuleClass):
         self.register_buffer("library_std", torch.tensor(1.0))
         # priors count once for all training cells
         self.register_buffer("n_train", torch.tensor(1.0))
+        # outputs that these cells were not measured for: they take no part in the likelihood (see isd.model._union)
+        self.register_buffer("unmeasured", None, persistent=False)
         # counts per unit of the size factor: factors of any scale then mean library sizes
         self.register_buffer("size_factor_scale", torch.tensor(1.0))
 
@@ -242,6 +250,13 @@ class VAEModule(BaseModuleClass):
         k = min(len(ours), len(loadings))
         ours[:k] = torch.as_tensor(loadings[:k], dtype=torch.float32, device=ours.device)
 
+    @torch.no_grad()
+    def set_shifts(self, shifts: np.ndarray) -> None:
+        """Start the shifts of the mean's logits from these, shape ``(n_shifts, n_outputs)``."""
+        if self.decoder.shift is None:
+            raise ValueError("the decoder has no shifts; make the module with covariate_shift=True and covariates.")
+        self.decoder.shift.copy_(torch.as_tensor(shifts, dtype=torch.float32))
+
     def covariates(self, log_library: Tensor, codes: Tensor, continuous: Tensor | None) -> Tensor:
         """Covariate columns for encoder and decoder, shape ``(n, n_covariates)``."""
         parts = []
@@ -288,6 +303,7 @@ class VAEModule(BaseModuleClass):
             "continuous": tensors.get(REGISTRY_KEYS.CONT_COVS_KEY),
             # a loss follows: with sparse counts it needs no distribution over all features
             "fused": _ROWS in inference_outputs and self.likelihood != "zinb",
+            "measured_only": self.unmeasured is not None,
         }
 
     @staticmethod
@@ -342,17 +358,24 @@ class VAEModule(BaseModuleClass):
         codes: Tensor,
         continuous: Tensor | None = None,
         fused: bool = False,
+        measured_only: bool = False,
     ) -> dict[str, Any]:
         """Distribution of the counts given the latent (of log-normalised values for ``"normal"``).
 
         In training also ``"penalty"``, the decoder's negative log prior. ``fused`` gives the decoder's last layers in
-        place of the distribution, for :meth:`loss` alone.
+        place of the distribution, for :meth:`loss` alone. ``measured_only`` leaves outputs that were not measured without
+        a share of the counts.
         """
         covariates = self.covariates(log_library, codes, continuous)
         if fused:
             factors, penalty = self.decoder.factors(z, covariates)
+            if measured_only:
+                bias = factors["mean"].bias.masked_fill(self.unmeasured, NO_SHARE)  # type: ignore[arg-type]
+                factors["mean"] = factors["mean"]._replace(bias=bias)
             return {_FACTORS: factors} if penalty is None else {_FACTORS: factors, "penalty": penalty}
         out = self.decoder(z, covariates)
+        if measured_only:
+            out["mean"] = out["mean"].masked_fill(self.unmeasured, NO_SHARE)
         generated: dict[str, Any] = {MODULE_KEYS.PX_KEY: self._distribution(out, log_library)}
         if "penalty" in out:
             generated["penalty"] = out["penalty"]

@@ -33,6 +33,11 @@ def _norm(name: Norm, dim: int) -> nn.Module:
     raise ValueError(f"norm {name!r} is unknown; choose 'layer', 'batch' or 'none'.")
 
 
+#: Precision of the normal prior on a shift of a logit: weaker than that on what the network adds (``shrinkage``), so that
+#: what a batch does to all cells alike is said here.
+SHIFT_SHRINKAGE = 1.0
+
+
 class MLP(nn.Sequential):
     """Blocks of linear layer, normalisation, activation and dropout.
 
@@ -195,6 +200,10 @@ class CountDecoder(nn.Module):
         Precision of the prior that ``penalty`` adds up, for the mean's logits and for the heads.
     n_head_outputs
         Number of outputs of the heads, where it is not that of features.
+    shift_columns
+        Columns of the covariates that shift the logits of the mean, each feature's by a number of its own, besides
+        what the network makes of them. Such a shift is the same for every latent: it holds for a label in a batch that
+        it was never seen in.
     """
 
     def __init__(
@@ -214,6 +223,7 @@ class CountDecoder(nn.Module):
         shrinkage: float = 0.0,
         head_shrinkage: float = 0.0,
         n_head_outputs: int | None = None,
+        shift_columns: slice = slice(0, 0),
     ) -> None:
         super().__init__()
         n_heads = n_output if n_head_outputs is None else n_head_outputs
@@ -227,11 +237,14 @@ class CountDecoder(nn.Module):
             last = head.scores if isinstance(head, LowRankLinear) else head
             nn.init.zeros_(last.weight)  # type: ignore[arg-type]
             nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+        self.shift_columns = shift_columns
+        n_shifts = len(range(*shift_columns.indices(n_covariates)))
+        self.shift = nn.Parameter(torch.zeros(n_shifts, n_output)) if n_shifts else None
 
     def forward(self, z: Tensor, covariates: Tensor) -> dict[str, Tensor]:
         """Outputs by name: ``"mean"`` (logits), one entry for each head, and in training ``"penalty"``, a scalar."""
         h = self.body(torch.cat([z, covariates], dim=1))
-        out = {"mean": self.mean(h)}
+        out = {"mean": self.shifted(self.mean(h), covariates)}
         for name, head in self.heads.items():
             out[name] = head(h)
         if self.training:
@@ -241,9 +254,20 @@ class CountDecoder(nn.Module):
     def factors(self, z: Tensor, covariates: Tensor) -> tuple[dict[str, Factors], Tensor | None]:
         """The same outputs by name, not multiplied out, for :func:`log_likelihood`; and the penalty in training."""
         h = self.body(torch.cat([z, covariates], dim=1))
-        layers = {"mean": self.mean, **self.heads}
-        out = {name: self._factors(layer, h) for name, layer in layers.items()}
-        return out, self.penalty(h) if self.training else None
+        return self.layer_factors(h, covariates), self.penalty(h) if self.training else None
+
+    def shifted(self, logits: Tensor, covariates: Tensor) -> Tensor:
+        """Logits of the mean, with the shifts that the covariates give."""
+        return logits if self.shift is None else logits + covariates[:, self.shift_columns] @ self.shift
+
+    def layer_factors(self, h: Tensor, covariates: Tensor) -> dict[str, Factors]:
+        """Factors of the mean, with shifts, and of the heads."""
+        out = {name: self._factors(layer, h) for name, layer in {"mean": self.mean, **self.heads}.items()}
+        if self.shift is not None:
+            scores, loadings, bias = out["mean"]
+            given = covariates[:, self.shift_columns]
+            out["mean"] = Factors(torch.cat([scores, given], dim=1), torch.cat([loadings, self.shift]), bias)
+        return out
 
     def penalty(self, h: Tensor) -> Tensor:
         """Negative log prior of the low-rank layers, up to a constant.
@@ -259,6 +283,8 @@ class CountDecoder(nn.Module):
             for head in self.heads.values():
                 if isinstance(head, LowRankLinear):
                     total = total + 0.5 * self.head_shrinkage * (head.spread(h) + head.bias.square().sum())
+        if self.shift is not None:
+            total = total + 0.5 * SHIFT_SHRINKAGE * self.shift.square().sum()
         return total
 
     @staticmethod

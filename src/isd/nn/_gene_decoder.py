@@ -80,7 +80,7 @@ class GeneDecoder(CountDecoder):
     def forward(self, z: Tensor, covariates: Tensor) -> dict[str, Tensor]:
         """Outputs of :class:`CountDecoder`, ``"usage"`` (logits) and, where it differs by cell, ``"concentration"``."""
         h = self.body(torch.cat([z, covariates], dim=1))
-        out = {"mean": self.mean(h), "usage": self.usage(h) + self.log_pooled}
+        out = {"mean": self.shifted(self.mean(h), covariates), "usage": self.usage(h) + self.log_pooled}
         for name, head in self.heads.items():
             out[name] = head(h)
         if self.concentration is not None:
@@ -92,7 +92,7 @@ class GeneDecoder(CountDecoder):
     def factors(self, z: Tensor, covariates: Tensor) -> tuple[dict[str, Factors], Tensor | None]:
         """The same, not multiplied out, for :func:`log_likelihood` and :func:`usage_log_likelihood`."""
         h = self.body(torch.cat([z, covariates], dim=1))
-        out = {name: self._factors(layer, h) for name, layer in {"mean": self.mean, **self.heads}.items()}
+        out = self.layer_factors(h, covariates)
         usage = self.usage.factors(h)
         out["usage"] = usage._replace(bias=usage.bias + self.log_pooled)
         if self.concentration is not None:

@@ -8,6 +8,8 @@ import numpy as np
 from anndata import AnnData
 from scipy import sparse
 
+from isd._counts import without_float16
+
 
 def to_write_on(adata: AnnData, *, copy: bool) -> AnnData:
     """Return the AnnData that results are written to: a copy, or itself (a view becomes an object of its own first)."""
@@ -22,7 +24,7 @@ def to_write_on(adata: AnnData, *, copy: bool) -> AnnData:
 
 def as_csr(matrix: Any) -> sparse.csr_matrix:
     """Return the matrix as ``csr_matrix``, itself if it is one."""
-    return matrix if isinstance(matrix, sparse.csr_matrix) else sparse.csr_matrix(matrix)
+    return matrix if isinstance(matrix, sparse.csr_matrix) else sparse.csr_matrix(without_float16(matrix))
 
 
 def some(names: Any, most: int = 5) -> str:

@@ -24,7 +24,7 @@ def annotate_genes(adata: AnnData, t2g: pd.DataFrame | str | PathLike[str]) -> p
     adata
         Annotated data whose ``var_names`` :func:`map_ids` understands.
     t2g
-        Transcript-to-gene table, as :func:`read_t2g` gives it, or its path.
+        Transcript-to-gene table, as :func:`read_t2g` or :func:`isd.io.read_gene_map` gives it, or its path.
 
     Returns
     -------

@@ -150,7 +150,7 @@ def map_ids(
     target
         What to look up: ``"transcript_id"``, ``"gene_id"`` or ``"gene_name"``.
     t2g
-        Transcript-to-gene table, as :func:`read_t2g` gives it, or its path.
+        Transcript-to-gene table, as :func:`read_t2g` or :func:`isd.io.read_gene_map` gives it, or its path.
     ambiguous
         Where an identifier means several targets (a symbol that two genes share): ``"drop"`` leaves it missing,
         ``"first"`` takes the first of them in alphabetical order. Both count it as ambiguous.
@@ -257,6 +257,8 @@ def _known_columns(names: list[str]) -> dict[str, str]:
 
 
 def _checked(table: pd.DataFrame, what: str) -> pd.DataFrame:
+    if table.index.name == TRANSCRIPT_ID and TRANSCRIPT_ID not in table:
+        table = table.reset_index()  # as isd.io.read_gene_map gives it
     missing = [c for c in (TRANSCRIPT_ID, GENE_ID) if c not in table]
     if missing:
         raise ValueError(

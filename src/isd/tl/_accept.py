@@ -2,23 +2,85 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from anndata import AnnData
 from scipy import sparse
+from scvi import REGISTRY_KEYS
 
-from isd.model._generated import COUNTS_STREAM, Cells, decode_counts, generated_adata
+from isd._progress import track
+from isd.model._generated import COUNTS_STREAM, TILE, Cells, decode_counts
 from isd.tl._guides import GuideSpec
 from isd.tl._plan import Plan, stream_key
+from isd.tl._stream import Stream
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """Cells that classifiers accept.
+
+    Parameters
+    ----------
+    cells
+        What was decoded.
+    codes
+        Label, batch and covariates of each cell.
+    tries
+        Number of draws of each cell.
+    n_network_calls
+        Most network calls of a cell's draw.
+    counts
+        Counts, or ``None`` where they are on disk.
+    """
+
+    cells: Cells
+    codes: np.ndarray
+    tries: np.ndarray
+    n_network_calls: int
+    counts: sparse.csr_matrix | None
+
+    def rates(self, labels: np.ndarray) -> pd.DataFrame:
+        """Cells drawn and accepted of each label, and their ratio."""
+        n = len(labels)
+        accepted = np.bincount(self.codes[:, 0], minlength=n)[:n]
+        drawn = np.bincount(self.codes[:, 0], weights=self.tries, minlength=n)[:n].astype(np.int64)
+        return pd.DataFrame(
+            {"drawn": drawn, "accepted": accepted, "rate": accepted / np.maximum(drawn, 1)},
+            index=pd.Index([str(label) for label in labels], name="label"),
+        )[accepted > 0]
+
+    @classmethod
+    def concat(cls, parts: Sequence[Accepted]) -> Accepted:
+        """Cells of several parts, one below the other."""
+        counts = [p.counts for p in parts if p.counts is not None]
+        return cls(
+            Cells.concat([p.cells for p in parts]),
+            np.concatenate([p.codes for p in parts]),
+            np.concatenate([p.tries for p in parts]),
+            max(p.n_network_calls for p in parts),
+            sparse.csr_matrix(sparse.vstack(counts, format="csr")) if counts else None,
+        )
 
 
 def accepted_cells(
-    plan: Plan, specs: Sequence[GuideSpec], *, max_tries: int, progress: bool | None
-) -> tuple[Cells, np.ndarray, sparse.csr_matrix, np.ndarray, pd.DataFrame]:
-    """Draw each cell until every classifier finds its label in the counts.
+    plan: Plan,
+    specs: Sequence[GuideSpec],
+    *,
+    within: slice,
+    max_tries: int,
+    network_calls: Callable[[], int],
+    stream: Stream | None = None,
+    progress: bool | None = None,
+) -> Accepted:
+    """Draw each cell until every classifier finds its label in the counts, tile by tile.
+
+    Each tile is drawn anew by itself, from streams of its own: its cells are the same in memory, on disk, in a part, and
+    after an interruption.
 
     Parameters
     ----------
@@ -27,70 +89,93 @@ def accepted_cells(
         without rejection.
     specs
         Classifiers, and the label that each is to find in each cell.
+    within
+        Which of the cells: whole tiles.
     max_tries
         Most attempts for a cell.
+    network_calls
+        Says how many network calls a cell of the last draw took.
+    stream
+        Where tiles are kept as they are done; ``None`` keeps them in memory.
     progress
-        Progress bars, those of the latents, of decoding and encoding, for each attempt.
-
-    Returns
-    -------
-    Cells, their codes, their counts, the number of tries of each, and for each label the number of cells drawn and
-    accepted, and their ratio.
+        Progress bar over tiles.
 
     Raises
     ------
     RuntimeError
-        If cells are still missing after ``max_tries`` attempts.
+        If cells of a tile are still missing after ``max_tries`` attempts.
     """
-    model, n = plan.model, len(plan.codes)
+    tiles = []
+    for start in track(range(within.start, within.stop, TILE), "Drawing cells", progress=progress):
+        saved = None if stream is None else stream.read_tile(start - within.start)
+        if saved is not None:
+            fixed = {name: saved.pop(name) for name in ("all_codes", "tries", "n_network_calls")}
+            tile = Accepted(Cells(**saved), fixed["all_codes"], fixed["tries"], int(fixed["n_network_calls"]), None)
+        else:
+            rows = slice(start, min(start + TILE, within.stop))
+            tile = _accepted_tile(plan, specs, rows, max_tries=max_tries, network_calls=network_calls)
+            if stream is not None:
+                about = {"all_codes": tile.codes, "tries": tile.tries, "n_network_calls": tile.n_network_calls}
+                stream.write_tile(start - within.start, tile.counts, {**about, **vars(tile.cells)})
+                tile = replace(tile, counts=None)
+        tiles.append(tile)
+    return Accepted.concat(tiles)
+
+
+def _accepted_tile(
+    plan: Plan, specs: Sequence[GuideSpec], rows: slice, *, max_tries: int, network_calls: Callable[[], int]
+) -> Accepted:
+    """Cells of one tile, each drawn until it is accepted."""
+    tile, n = rows.start // TILE, rows.stop - rows.start
     missing, tries = np.arange(n), np.zeros(n, dtype=np.int64)
     kept: list[tuple[np.ndarray, Cells, np.ndarray, sparse.csr_matrix]] = []
-    drawn = np.zeros(len(model.labels), dtype=np.int64)
+    calls = 0
     for attempt in range(max_tries):
-        cells, codes = plan.cells(missing, attempt)
-        key = (*stream_key(plan.seed, attempt), COUNTS_STREAM)
-        counts = decode_counts(model.vae.module, cells, key=key, progress=progress)
-        found = _found(plan, specs, missing, cells, counts, progress)
+        cells, codes = plan.tile(rows, missing, attempt)
+        key = (*stream_key(plan.seed, attempt, tile), COUNTS_STREAM)
+        first_tile = 0 if attempt else tile
+        counts = decode_counts(plan.model.vae.module, cells, key=key, first_tile=first_tile, progress=False)
+        calls = max(calls, network_calls())
+        found = _found(plan, specs, rows.start + missing, cells, counts)
         tries[missing] += 1
-        drawn += np.bincount(plan.codes[missing], minlength=len(drawn))
         at = np.flatnonzero(found)
         if at.size:
             kept.append((missing[at], cells.take(at), codes[at], counts[at]))
         missing = missing[~found]
         if not missing.size:
             break
-    asked = np.bincount(plan.codes, minlength=len(drawn))
-    accepted = asked - np.bincount(plan.codes[missing], minlength=len(drawn))
-    table = pd.DataFrame(
-        {"drawn": drawn, "accepted": accepted, "rate": accepted / np.maximum(drawn, 1)},
-        index=pd.Index([str(label) for label in model.labels], name="label"),
-    )[asked > 0]
     if missing.size:
-        lacking = np.unique(plan.codes[missing])
-        named = "; ".join(
-            f"{model.labels[code]!r}: {int((plan.codes[missing] == code).sum())} of {asked[code]} cells missing, "
-            f"{accepted[code] / drawn[code]:.1%} of {drawn[code]} drawn were accepted"
-            for code in lacking
+        raise RuntimeError(_lacking(plan, rows, missing, tries, max_tries))
+    back = np.argsort(np.concatenate([part[0] for part in kept]))
+    return Accepted(
+        cells=Cells.concat([part[1] for part in kept]).take(back),
+        codes=np.concatenate([part[2] for part in kept])[back],
+        tries=tries,
+        n_network_calls=calls,
+        counts=sparse.csr_matrix(sparse.vstack([part[3] for part in kept], format="csr")[back]),
+    )
+
+
+def _lacking(plan: Plan, rows: slice, missing: np.ndarray, tries: np.ndarray, max_tries: int) -> str:
+    """What is said where cells are not accepted."""
+    codes = plan.codes[rows]
+    named = []
+    for code in np.unique(codes[missing]):
+        asked, lack = int((codes == code).sum()), int((codes[missing] == code).sum())
+        drawn = int(tries[codes == code].sum())
+        named.append(
+            f"{plan.model.labels[code]!r}: {lack} of {asked} cells missing, {(asked - lack) / drawn:.1%} of {drawn} drawn "
+            "were accepted"
         )
-        raise RuntimeError(
-            f"after {max_tries} tries for each cell, {missing.size} of {n} cells are not accepted ({named}). "
-            "Guide more (guidance_scale or classifier_scale above 1), raise max_tries, ask for fewer of these labels, "
-            "or train the classifier and the model longer: labels that they confuse are hardly ever accepted."
-        )
-    rows = np.concatenate([part[0] for part in kept])
-    back = np.argsort(rows)
-    cells = Cells.concat([part[1] for part in kept]).take(back)
-    counts = sparse.csr_matrix(sparse.vstack([part[3] for part in kept], format="csr")[back])
-    return cells, np.concatenate([part[2] for part in kept])[back], counts, tries, table
+    return (
+        f"after {max_tries} tries for each cell, {missing.size} of the cells {rows.start} to {rows.stop - 1} are not accepted "
+        f"({'; '.join(named)}). Guide more (guidance_scale or classifier_scale above 1), raise max_tries, ask for fewer of "
+        "these labels, or train the classifier and the model longer: labels that they confuse are hardly ever accepted."
+    )
 
 
 def _found(
-    plan: Plan,
-    specs: Sequence[GuideSpec],
-    rows: np.ndarray,
-    cells: Cells,
-    counts: sparse.csr_matrix,
-    progress: bool | None,
+    plan: Plan, specs: Sequence[GuideSpec], rows: np.ndarray, cells: Cells, counts: sparse.csr_matrix
 ) -> np.ndarray:
     """Whether all classifiers find in the counts what they look for."""
     if plan.model.vae.module.likelihood == "normal":
@@ -102,25 +187,42 @@ def _found(
     if not found.any():
         return found
     at = np.flatnonzero(found)
-    fake = as_input(plan, rows[at], cells.take(at), counts[at])
+    latents, log_library = encoded(plan.model.vae.module, cells.take(at), counts[at])
     for spec in specs:
-        known = {label: code for code, label in enumerate(spec.classifier.labels)}
-        predicted = np.array([known[label] for label in spec.classifier.predict(fake, progress=progress)])
+        predicted = spec.classifier.probabilities(latents, log_library).argmax(1)
         found[at] &= predicted == spec.codes[rows[at]]
-    forget(plan.model.vae, fake)
     return found
 
 
-def as_input(plan: Plan, rows: np.ndarray, cells: Cells, counts: sparse.csr_matrix) -> AnnData:
-    """Generated cells as models read them."""
-    model = plan.model
-    fake = generated_adata(
-        model, model.vae, cells, label_codes=plan.codes[rows], seed=plan.seed, provenance={}, counts=counts
-    )
-    size_factor = model.setup_args.get("size_factor_key")
-    if size_factor is not None:
-        fake.obs[size_factor] = np.exp(cells.log_library) / float(model.vae.module.size_factor_scale)
-    return fake
+@torch.inference_mode()
+def encoded(module: Any, cells: Cells, counts: sparse.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
+    """Latents of generated counts, and the log library sizes that the encoder read there.
+
+    The same as encoding an AnnData of them, without making one for every few cells.
+
+    Parameters
+    ----------
+    module
+        :class:`isd.module.VAEModule`.
+    cells
+        Batch, covariates and depth of the cells.
+    counts
+        Their counts, ``(n, n_vars)``.
+    """
+    indptr, indices, values = (torch.from_numpy(a) for a in (counts.indptr, counts.indices, counts.data))
+    x = torch.sparse_csr_tensor(indptr, indices, values, size=counts.shape)
+    codes = torch.from_numpy(cells.codes)
+    tensors = {REGISTRY_KEYS.X_KEY: x, REGISTRY_KEYS.BATCH_KEY: codes[:, :1]}
+    if codes.shape[1] > 1:
+        tensors[REGISTRY_KEYS.CAT_COVS_KEY] = codes[:, 1:]
+    if cells.continuous is not None:
+        tensors[REGISTRY_KEYS.CONT_COVS_KEY] = torch.from_numpy(cells.continuous).float()
+    if module.use_size_factor:
+        factors = np.exp(cells.log_library) / float(module.size_factor_scale)
+        tensors[REGISTRY_KEYS.SIZE_FACTOR_KEY] = torch.from_numpy(factors).float()[:, None].to(module.device)
+    inputs = module._get_inference_input(tensors)
+    mean = module.inference(**inputs)["qzm"].cpu().numpy()
+    return mean, inputs["log_library"].cpu().numpy().ravel()
 
 
 def forget(model: Any, adata: AnnData) -> None:

@@ -113,13 +113,7 @@ def extrapolated(model: LatentDiffusion, codes: np.ndarray) -> np.ndarray:
     -------
     Boolean array of shape ``(n,)``.
     """
-    combinations, which = np.unique(codes, axis=0, return_inverse=True)
-    trained = np.unique(model.template_codes_, axis=0)
-    null = len(model.labels)
-    unseen = np.zeros(len(combinations), dtype=bool)
-    for i, combination in enumerate(combinations):
-        first = 1 if combination[0] == null else 0
-        unseen[i] = not (trained[:, first:] == combination[first:]).all(axis=1).any()
+    combinations, unseen, which = _unseen(model, codes)
     if unseen.any():
         named = [_describe(model, combination) for combination in combinations[unseen]]
         more = f" and {len(named) - 5} more" if len(named) > 5 else ""
@@ -129,7 +123,50 @@ def extrapolated(model: LatentDiffusion, codes: np.ndarray) -> np.ndarray:
             UserWarning,
             stacklevel=3,
         )
-    return unseen[which.ravel()]
+    return unseen[which]
+
+
+def heard_codes(model: LatentDiffusion, codes: np.ndarray) -> np.ndarray:
+    """Codes that the diffusion model is given: of combinations that it never saw, only the label.
+
+    The latent is to hold the cell's biology, and the decoder adds batch and covariates. Where a label was never seen in
+    a batch, its latents of other batches are a better guess than what the denoiser makes of a combination that is new to
+    it (``docs/notes/realism.md``).
+
+    Parameters
+    ----------
+    model
+        The model.
+    codes
+        Codes of label, batch and covariates, shape ``(n, 2 + n_cat_covs)``.
+
+    Returns
+    -------
+    Codes of the same shape; those not given are the null token's.
+    """
+    if not model.module.label_dropout or codes.shape[1] < 2:
+        # a null token that training never showed says nothing
+        return codes
+    _, unseen, which = _unseen(model, codes)
+    out = codes.copy()
+    null = np.array(model.module.n_categories)
+    new = unseen[which]
+    without_label = codes[:, 0] == null[0]
+    out[new, 2:] = null[2:]
+    out[new & ~without_label, 1] = null[1]
+    return out
+
+
+def _unseen(model: LatentDiffusion, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Combinations, whether no training cell has them, and the combination of each cell."""
+    combinations, which = np.unique(codes, axis=0, return_inverse=True)
+    trained = np.unique(model.template_codes_, axis=0)
+    null = len(model.labels)
+    unseen = np.zeros(len(combinations), dtype=bool)
+    for i, combination in enumerate(combinations):
+        first = 1 if combination[0] == null else 0
+        unseen[i] = not (trained[:, first:] == combination[first:]).all(axis=1).any()
+    return combinations, unseen, which.ravel()
 
 
 def _describe(model: LatentDiffusion, combination: np.ndarray) -> str:

@@ -26,7 +26,7 @@ from isd.model._latent_diffusion import LatentDiffusion
 from isd.pp import to_mudata
 from isd.settings import settings
 from isd.tl._accept import accepted_cells
-from isd.tl._conditions import asked_codes, extrapolated
+from isd.tl._conditions import asked_codes, extrapolated, heard_codes
 from isd.tl._guides import GuideSpec, as_pairs, resolve_guides, resolve_scales
 from isd.tl._labels import Labels, check_conditions, label_codes
 from isd.tl._plan import LATENTS, Draw, Latents, Plan, density_draw
@@ -109,11 +109,11 @@ def generate(
         Most draws of a cell with ``accept``.
     part
         ``(k, n)`` generates the ``k``-th of ``n`` parts (counted from 1) of these cells, for one process of several: the parts
-        one below the other are the whole, cell by cell. Parts are whole tiles of 256. Not with ``accept``.
+        one below the other are the whole, cell by cell. Parts are whole tiles of 256.
     backed
         Name of a file in ``.h5ad`` or ``.zarr`` to write the cells to as they are made: memory does not grow with their
         number. What is done so far lies in a folder beside it (``.partial``), and the same call goes on after an
-        interruption; the file is there when it is whole. Not with ``accept``.
+        interruption; the file is there when it is whole.
     overwrite
         Whether ``backed`` may replace a file, and the beginning of other cells.
     as_mudata
@@ -182,11 +182,6 @@ def generate(
     if latents not in LATENTS:
         raise ValueError(f"latents {latents!r} is unknown; choose one of {LATENTS}.")
     _check_accept(accept, max_tries, classifier)
-    if accept and (backed is not None or part is not None):
-        raise ValueError(
-            f'accept="classified" draws cells anew all together, and does not go with {"backed" if backed else "part"}; '
-            "generate in memory, a label at a time where all are too many."
-        )
     if as_mudata:
         if backed is not None:
             raise ValueError("as_mudata makes a MuData in memory, and does not go with backed; leave one of them out.")
@@ -224,6 +219,7 @@ def generate(
         to_device(accelerator, model, [guide.classifier for guide in guides])
 
     draw: Draw
+    inner = False if accept else progress  # there, one bar counts tiles
     if latents == "diffusion":
 
         def draw(
@@ -231,22 +227,22 @@ def generate(
         ) -> tuple[np.ndarray, np.ndarray | None]:
             x = sample_diffusion(
                 model,
-                codes,
+                heard_codes(model, codes),
                 guidance_scale=scales[rows] if isinstance(scales, np.ndarray) else scales,
                 guides=[GuideSpec(g.classifier, g.codes[rows], g.scale, g.start_step) for g in guides],
                 solver=solver,
                 key=key,
                 first_tile=first_tile,
                 batch_size=batch_size,
-                progress=progress,
+                progress=inner,
             )
             return x[:, : model.vae.module.n_latent], x[:, -1] if model.module.model_library else None
 
     else:
-        draw = density_draw(model, latents, progress=progress)
+        draw = density_draw(model, latents, progress=inner)
     plan = Plan(model, codes, asked, log_library, seed, draw)
     within = part_rows(part, len(codes))
-    counts = tries = acceptance = stream = saved = None
+    counts = accepted = stream = saved = None
     if backed is not None:
         call = {
             "version": isd_version(),
@@ -264,23 +260,31 @@ def generate(
         }
         if latents == "diffusion":
             call |= {"sampler": solver.name, "n_steps": n_steps}
-        stream = Stream.open(backed, call, overwrite=overwrite)
+        if accept:
+            # not max_tries: where it was too low, the same call with more of them goes on
+            call |= {"accept": accept}
+        stream = Stream.open(backed, call, overwrite=overwrite, by_tile=accept is not None)
         saved = stream.read_cells()
     if accept:
-        cells, all_codes, counts, tries, acceptance = accepted_cells(
-            plan, guides, max_tries=max_tries, progress=progress
+        accepted = accepted_cells(
+            plan,
+            guides,
+            within=within,
+            max_tries=max_tries,
+            network_calls=lambda: solver.n_network_calls if latents == "diffusion" else 0,
+            stream=stream,
+            progress=progress,
         )
+        cells, all_codes, counts = accepted.cells, accepted.codes, accepted.counts
+        n_network_calls = accepted.n_network_calls
     elif saved is not None:
         n_network_calls, all_codes = int(saved.pop("n_network_calls")), saved.pop("all_codes")
         cells = Cells(**saved)
     else:
-        cells, all_codes = plan.cells(np.arange(len(codes)), part=within)
-    if latents == "diffusion" and saved is None:
-        n_network_calls = solver.n_network_calls
-    if stream is not None and saved is None:
-        stream.write_cells(
-            all_codes=all_codes, n_network_calls=n_network_calls if latents == "diffusion" else 0, **vars(cells)
-        )
+        cells, all_codes = plan.cells(within)
+        n_network_calls = solver.n_network_calls if latents == "diffusion" else 0
+        if stream is not None:
+            stream.write_cells(all_codes=all_codes, n_network_calls=n_network_calls, **vars(cells))
     unseen = extrapolated(model, all_codes)
     provenance: dict[str, Any] = {"seed": seed, "latents": latents}
     if part is not None:
@@ -294,7 +298,8 @@ def generate(
             "start_guide_step": _one_or_each([guide.start_step for guide in guides], start_guide_step),
             "n_network_calls": n_network_calls,
         }
-    if acceptance is not None:
+    if accepted is not None:
+        acceptance = accepted.rates(model.labels)
         provenance |= {
             "acceptance_rate": float(acceptance["accepted"].sum() / acceptance["drawn"].sum()),
             "acceptance": acceptance,
@@ -304,13 +309,14 @@ def generate(
     )
     if isinstance(scales, np.ndarray):
         parts["obs"]["isd_guidance_scale"] = scales[within]
-    if tries is not None:
-        parts["obs"]["isd_tries"] = tries
+    if accepted is not None:
+        parts["obs"]["isd_tries"] = accepted.tries
     if unseen.any():
         parts["obs"]["isd_extrapolated"] = unseen
     key = (seed, COUNTS_STREAM)
     if stream is not None:
-        stream.write_counts(model.vae.module, cells, key=key, first=within.start, progress=progress)
+        if accepted is None:
+            stream.write_counts(model.vae.module, cells, key=key, first=within.start, progress=progress)
         stream.finish(parts, model.layer, progress=progress)
         return read_backed(stream.path)
     if counts is None:

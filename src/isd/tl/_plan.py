@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -21,9 +22,9 @@ Draw = Callable[[np.ndarray, np.ndarray, np.ndarray, Sequence[int], int], tuple[
 as well."""
 
 
-def stream_key(seed: int, attempt: int = 0) -> tuple[int, ...]:
-    """Key of the random streams of a seed: attempt 0 is plain generation, later ones draw cells anew."""
-    return (seed,) if attempt == 0 else (seed, RETRY_STREAM, attempt)
+def stream_key(seed: int, attempt: int = 0, tile: int = 0) -> tuple[int, ...]:
+    """Key of the random streams of a seed: attempt 0 is plain generation, later ones draw cells of a tile anew."""
+    return (seed,) if attempt == 0 else (seed, RETRY_STREAM, attempt, tile)
 
 
 @dataclass(frozen=True)
@@ -53,23 +54,45 @@ class Plan:
     seed: int
     draw: Draw
 
-    def cells(self, rows: np.ndarray, attempt: int = 0, part: slice | None = None) -> tuple[Cells, np.ndarray]:
+    @cached_property
+    def _templates(self) -> np.ndarray:
+        """Training row that stands in for what is not asked for, of each cell of plain generation."""
+        rng = np.random.default_rng([*stream_key(self.seed), TEMPLATE_STREAM])
+        return template_rows(self.model, self.codes, self.asked, rng)
+
+    def cells(self, part: slice) -> tuple[Cells, np.ndarray]:
         """Some of the cells, ready to be decoded, and their codes of label, batch and covariates.
 
         Parameters
         ----------
-        rows
-            Which cells.
-        attempt
-            Other attempts give other cells.
         part
-            Which of ``rows``, from the first of a tile on: they are what they are among all.
+            Which cells, from the first of a tile on: they are what they are among all.
         """
-        model, key = self.model, stream_key(self.seed, attempt)
-        templates = template_rows(model, self.codes[rows], self.asked, np.random.default_rng([*key, TEMPLATE_STREAM]))
-        first_tile = 0
-        if part is not None:
-            rows, templates, first_tile = rows[part], templates[part], part.start // TILE
+        rows = np.arange(part.start, part.stop)
+        return self._drawn(rows, self._templates[rows], stream_key(self.seed), part.start // TILE)
+
+    def tile(self, part: slice, missing: np.ndarray, attempt: int) -> tuple[Cells, np.ndarray]:
+        """Some cells of a tile.
+
+        Parameters
+        ----------
+        part
+            Cells of the tile.
+        missing
+            Which of them; in attempt 0, all.
+        attempt
+            0 is plain generation; each other one draws other cells.
+        """
+        if attempt == 0:
+            return self.cells(part)
+        rows, key = part.start + missing, stream_key(self.seed, attempt, part.start // TILE)
+        rng = np.random.default_rng([*key, TEMPLATE_STREAM])
+        return self._drawn(rows, template_rows(self.model, self.codes[rows], self.asked, rng), key, 0)
+
+    def _drawn(
+        self, rows: np.ndarray, templates: np.ndarray, key: Sequence[int], first_tile: int
+    ) -> tuple[Cells, np.ndarray]:
+        model = self.model
         codes = full_codes(model, self.codes[rows], templates, self.asked)
         latents, log_library = self.draw(rows, codes, templates, key, first_tile)
         if self.log_library is not None:

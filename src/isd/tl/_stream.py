@@ -22,6 +22,7 @@ from isd.model._generated import TILE, Cells, decode_counts, log_normalized
 #: Values of the dense matrix that a chunk on disk stands for: one tile of wide rows, up to 64 tiles of narrow ones.
 CHUNK_VALUES = 2**26
 _CALL, _CELLS = "call.json", "cells.npz"
+_COUNTS, _TILE_CELLS = "counts_{:09d}.npz", "tile_{:09d}.npz"
 
 
 def chunk_size(n_vars: int) -> int:
@@ -64,10 +65,13 @@ class Stream:
         File (h5ad) or folder (zarr) that is there when all is done, and not before.
     overwrite
         Whether a file of that name may be replaced.
+    by_tile
+        Whether cells come tile by tile, counts together with all else (:meth:`write_tile`), rather than counts last.
     """
 
     path: Path
     overwrite: bool
+    by_tile: bool = False
 
     @property
     def partial(self) -> Path:
@@ -75,7 +79,7 @@ class Stream:
         return self.path.with_name(self.path.name + ".partial")
 
     @classmethod
-    def open(cls, path: str | Path, call: Mapping[str, Any], *, overwrite: bool) -> Stream:
+    def open(cls, path: str | Path, call: Mapping[str, Any], *, overwrite: bool, by_tile: bool = False) -> Stream:
         """Start a file, or go on with one that the same call began.
 
         Parameters
@@ -86,6 +90,8 @@ class Stream:
             What decides what is generated: a file that another call began is not gone on with.
         overwrite
             Whether to replace a file of that name, and what another call began.
+        by_tile
+            Whether cells come tile by tile.
 
         Raises
         ------
@@ -94,7 +100,7 @@ class Stream:
         ValueError
             If another call began it, naming what differs.
         """
-        self = cls(checked_target(path, overwrite=overwrite), overwrite)
+        self = cls(checked_target(path, overwrite=overwrite), overwrite, by_tile)
         told = {name: str(value) for name, value in call.items()}
         note = self.partial / _CALL
         if self.partial.exists():
@@ -133,6 +139,30 @@ class Stream:
     def write_cells(self, **arrays: Any) -> None:
         """Keep latents and all else that is known of the cells before they are decoded."""
         self._save(_CELLS, {name: value for name, value in arrays.items() if value is not None})
+
+    def read_tile(self, start: int) -> dict[str, np.ndarray] | None:
+        """Arrays of the cells of a tile, without their counts, if it was written before."""
+        path = self.partial / _TILE_CELLS.format(start)
+        if not path.exists():
+            return None
+        with np.load(path) as arrays:
+            return dict(arrays)
+
+    def write_tile(self, start: int, counts: sparse.csr_matrix, arrays: Mapping[str, Any]) -> None:
+        """Keep a tile of cells.
+
+        Parameters
+        ----------
+        start
+            First cell, counted from the first of the file.
+        counts
+            Counts.
+        arrays
+            All else that is known of the cells.
+        """
+        self._save(_COUNTS.format(start), {"data": counts.data, "indices": counts.indices, "indptr": counts.indptr})
+        # last: what is there says that the counts are, too
+        self._save(_TILE_CELLS.format(start), {name: value for name, value in arrays.items() if value is not None})
 
     def write_counts(self, module: Any, cells: Cells, *, key: Sequence[int], first: int, progress: bool | None) -> None:
         """Decode the cells whose counts are not there yet.
@@ -176,9 +206,9 @@ class Stream:
 
         frame = AnnData(**parts)
         whole = self.partial / f"whole{self.path.suffix}"
-        _remove(whole)
+        remove(whole)
         chunks = self._chunks(frame.n_obs, frame.n_vars)
-        with _new_store(whole, frame) as store:
+        with new_store(whole, frame) as store:
             names = ["X"] if layer is None else ["X", f"layers/{layer}"]
             for i, (_, name) in enumerate(track(chunks, "Writing", progress=progress)):
                 counts = self._counts(name, frame.n_vars)
@@ -192,14 +222,15 @@ class Stream:
                     write_elem(store, element, values)
         if self.overwrite and self.path.is_dir():
             # a folder cannot be replaced by a folder in one step
-            _remove(self.partial / "old")
+            remove(self.partial / "old")
             os.replace(self.path, self.partial / "old")
         os.replace(whole, self.path)
         shutil.rmtree(self.partial)
 
     def _chunks(self, n_obs: int, n_vars: int) -> list[tuple[int, str]]:
         """First cell and name of each chunk."""
-        return [(start, f"counts_{start:09d}.npz") for start in range(0, n_obs, chunk_size(n_vars))]
+        step = TILE if self.by_tile else chunk_size(n_vars)
+        return [(start, _COUNTS.format(start)) for start in range(0, n_obs, step)]
 
     def _counts(self, name: str, n_vars: int) -> sparse.csr_matrix:
         with np.load(self.partial / name) as arrays:
@@ -260,7 +291,7 @@ def _zarr() -> Any:
 
 
 @contextmanager
-def _new_store(path: Path, frame: AnnData) -> Iterator[Any]:
+def new_store(path: Path, frame: AnnData) -> Iterator[Any]:
     """A new file that holds all but the counts, open."""
     if path.suffix == ".h5ad":
         import h5py
@@ -295,7 +326,8 @@ def _whole(path: Path) -> Iterator[Path]:
         new.unlink(missing_ok=True)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Delete a file or a folder, if it is there."""
     if path.is_dir():
         shutil.rmtree(path)
     else:
