@@ -1,5 +1,6 @@
 # make demo     installs into .venv and runs the demonstration (ARGS="--data FILE.h5ad --labels-key KEY" for your own data)
 # make test     lint, formatting, types, tests          make lint     the first three, changing nothing
+# make experiment-smoke    the starting project's grid at its smallest, into isodiff_smoke/ (ARGS="hour" for the next size)
 # make docs     HTML pages in docs/_build/html, warnings as errors
 # make clean    removes what these made, but not .venv (make clean-env does)
 PYTHON ?= python3
@@ -10,7 +11,7 @@ PYTEST_ARGS ?=
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint docs clean clean-env
+.PHONY: help demo experiment-smoke test lint docs clean clean-env
 
 help:
 	@sed -n 's/^# \(make\)/\1/p' Makefile
@@ -35,6 +36,9 @@ $(VENV)/.installed-doc: pyproject.toml constraints.txt | $(BIN)/python
 demo: $(VENV)/.installed-core
 	$(BIN)/isodiff demo $(ARGS)
 
+experiment-smoke: $(VENV)/.installed-core
+	$(BIN)/isodiff experiment $(or $(ARGS),smoke)
+
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -47,7 +51,7 @@ docs: $(VENV)/.installed-doc
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
 clean:
-	rm -rf build dist docs/_build docs/generated docs/tutorials isodiff_demo .pytest_cache .mypy_cache .ruff_cache .coverage htmlcov
+	rm -rf build dist docs/_build docs/generated docs/tutorials isodiff_demo isodiff_smoke .pytest_cache .mypy_cache .ruff_cache .coverage htmlcov
 	find src tests docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 clean-env:

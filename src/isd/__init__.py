@@ -15,12 +15,13 @@ from isd.report import report
 from isd.settings import settings
 
 if TYPE_CHECKING:
-    from isd import datasets, diffusion, io, metrics, model, module, nn, pl, pp, tl
+    from isd import datasets, diffusion, experiment, io, metrics, model, module, nn, pl, pp, tl
 
 __all__ = [
     "__version__",
     "datasets",
     "diffusion",
+    "experiment",
     "io",
     "metrics",
     "model",

@@ -168,7 +168,7 @@ def _normalised(matrix: Any, share_fractional: float, largest: float) -> str | N
     return None
 
 
-def classify_counts(matrix: Any, name: str = "adata.X") -> CountKind:
+def classify_counts(matrix: Any, name: str = "adata.X", *, known: bool = False) -> CountKind:
     """Check that a matrix can be read as counts, and say whether its values are whole.
 
     Parameters
@@ -177,6 +177,8 @@ def classify_counts(matrix: Any, name: str = "adata.X") -> CountKind:
         Dense, sparse or backed matrix of shape ``(n_obs, n_vars)``; read in blocks.
     name
         How the message names it.
+    known
+        Whether the values are known to be on the scale of counts, however they look.
 
     Returns
     -------
@@ -222,7 +224,7 @@ def classify_counts(matrix: Any, name: str = "adata.X") -> CountKind:
             n_fractional += int(np.count_nonzero(values != np.rint(values)))
     if n_fractional == 0:
         return "integer"
-    looks = _normalised(matrix, n_fractional / n_values, largest)
+    looks = None if known else _normalised(matrix, n_fractional / n_values, largest)
     if looks is not None:
         raise ValueError(
             f"{name} looks {looks}; raw counts were expected. "

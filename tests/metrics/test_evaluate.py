@@ -307,3 +307,16 @@ def test_held_out_real_cells_are_within_the_floor(data_dir):
     large = table[table["value"].notna() & table["floor"].notna()]
     assert large["value"].between(large["floor_lower"], large["floor_upper"]).mean() >= 0.8
     assert row(table, "label_agreement", "features")["value"] > 0.9
+
+
+def test_fractions_of_a_model_with_squared_error_are_judged_as_they_are():
+    rng = np.random.default_rng(0)
+    real = ad.AnnData(rng.poisson(1.0, size=(120, 20)).astype("float32"))
+    real.obs["isd_split"] = ["train"] * 60 + ["test"] * 60
+    fake = ad.AnnData(
+        rng.gamma(2.0, 0.5, size=(60, 20)).astype("float32")
+    )  # all of them small, and no count among them
+    with pytest.raises(ValueError, match="looks log-normalised"):
+        evaluate(real, fake, metrics=["mean_error"], n_boot=20)
+    fake.uns["isd"] = {"likelihood": "normal"}  # as isd.tl.generate says
+    assert evaluate(real, fake, metrics=["mean_error"], n_boot=20)["value"].notna().all()

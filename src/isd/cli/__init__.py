@@ -2,6 +2,7 @@
 
 # every command's file is imported, so that it is registered
 from isd.cli._app import _last_line, app, demo, evaluate, main
+from isd.cli._experiment import experiment
 from isd.cli._files import info, prepare
 
-__all__ = ["app", "demo", "evaluate", "info", "main", "prepare"]
+__all__ = ["app", "demo", "evaluate", "experiment", "info", "main", "prepare"]

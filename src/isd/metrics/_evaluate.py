@@ -21,7 +21,7 @@ from isd.metrics._label_rows import label_rows
 from isd.metrics._labels import Labels, labels_as_strings, resolve_labels
 from isd.metrics._memorization import row_hashes
 from isd.metrics._memory_rows import memory_rows
-from isd.metrics._reference import Reference, ReferenceRows, choose_rows
+from isd.metrics._reference import Reference, ReferenceRows, choose_rows, provenance
 from isd.metrics._registry import METRICS, NEED_GENES, SEED_METRICS, Metric
 from isd.metrics._sample import ALL, Context, Sample, freeze, make_sample
 from isd.metrics._seed_rows import seed_rows
@@ -222,7 +222,12 @@ def _check_counts(real: AnnData, generated: AnnData, layer: str | None, what: st
         if duplicated:
             raise ValueError(f"{duplicated} var_names of `{name}` are duplicates; call {name}.var_names_make_unique().")
     kinds = [
-        classify_counts(get_counts(adata, layer), f"{name}: {where(resolve_layer(adata, layer))}")
+        classify_counts(
+            get_counts(adata, layer),
+            f"{name}: {where(resolve_layer(adata, layer))}",
+            # cells of a model with squared error are fractions of counts, all of them
+            known=adata is generated and provenance(adata).get("likelihood") == "normal",
+        )
         for name, adata in (("real", real), (what, generated))
     ]
     missing = (~real.var_names.isin(generated.var_names)).sum()

@@ -316,6 +316,11 @@ def _new_model(
             "batches and genes that the new model shall know."
         )
     reference = resolve_reference(reference, cls)
+    if "summed_genes" in reference.module_params:
+        raise ValueError(
+            "the reference reads genes, as SCimilarity published them, and not the transcripts of its data; start from the same "
+            "weights: VAE.from_scimilarity(folder, adata)."
+        )
     unmeasured = None
     if union:
         if reference.module_params["gene_decoder"] or reference.module.likelihood == "normal":

@@ -364,7 +364,6 @@ def axis_of(name: str) -> tuple[str, int]:
         "log_theta": ("dispersions", 0),
         "decoder.log_pooled": ("shared", 0),
         "decoder.log_concentration": ("multi", 0),
-        "decoder.shift": ("outputs", 1),
         "label_head.weight": ("labels", 0),
         "label_head.bias": ("labels", 0),
     }

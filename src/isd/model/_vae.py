@@ -39,10 +39,11 @@ from isd.model._presets import (
     resolve,
 )
 from isd.model._pretrained import PretrainedMixin
+from isd.model._scimilarity import FromSCimilarity
 from isd.model._statistics import density, feature_share, principal_loadings, usage_loadings
 from isd.model._training import LRSchedule, fit, seeded, settle
 from isd.model._union import kept_unmeasured
-from isd.module import GeneVAEModule, VAEModule
+from isd.module import GeneVAEModule, SummedVAEModule, VAEModule
 from isd.module._vae import DENSE_ABOVE
 from isd.settings import settings
 
@@ -51,7 +52,7 @@ _POSTERIOR_STREAM = 11
 VAE_FOLDER = "vae"
 
 
-class VAE(PretrainedMixin, GeneEncoderMixin, GeneExpression, VAEMixin):
+class VAE(FromSCimilarity, PretrainedMixin, GeneEncoderMixin, GeneExpression, VAEMixin):
     """Variational autoencoder of isoform counts.
 
     Parameters
@@ -164,8 +165,11 @@ class VAE(PretrainedMixin, GeneEncoderMixin, GeneExpression, VAEMixin):
             params = {**default_usage(self._size()[0]), **params, "gene_of": self.gene_of}
         else:
             refuse_usage_options(params)
+        # of from_scimilarity
+        summed = params.pop("summed_genes", None)
+        module_cls = GeneVAEModule if with_genes else VAEModule if summed is None else SummedVAEModule
         with seeded(seed):
-            self.module = (GeneVAEModule if with_genes else VAEModule)(
+            self.module = module_cls(
                 int(self.summary_stats["n_vars"]),
                 n_batch=len(self.batches),
                 n_labels=len(self.labels),
@@ -173,9 +177,12 @@ class VAE(PretrainedMixin, GeneEncoderMixin, GeneExpression, VAEMixin):
                 n_continuous_cov=self.n_continuous_cov,
                 use_size_factor=self.setup_args.get("size_factor_key") is not None,
                 **params,
+                **(summed or {}),
             )
         params.pop("gene_of", None)
         self.module_params = {**params, "gene_decoder": with_genes}
+        if summed is not None:
+            self.module_params["summed_genes"] = summed
         self.module.eval()
         self.init_params_ = {"kwargs": {}, "non_kwargs": {**self.module_params, "preset": preset}}
         self._model_summary_string = (
@@ -206,6 +213,8 @@ class VAE(PretrainedMixin, GeneEncoderMixin, GeneExpression, VAEMixin):
     def _train_rule(self) -> dict[str, Any]:
         """Settings of a training where it is told nothing else."""
         rule = PUBLISHED["vae_train"] if self.preset == "published" else default_vae_train(*self._size())
+        if self.fine_tuning_ is not None:
+            return rule | self.fine_tuning_
         return rule if self.pretrained_ is None else pretrained_train(rule, self._size()[0])
 
     def _codes(self, adata: AnnData | None = None) -> np.ndarray:
@@ -282,7 +291,7 @@ class VAE(PretrainedMixin, GeneEncoderMixin, GeneExpression, VAEMixin):
         early_stopping, early_stopping_patience
             Stop when the loss of the validation cells has not improved for so many validations, and take back the weights
             that were best. ``None``: off, because a schedule that is cut off is worse than a shorter one, but on after
-            :meth:`from_pretrained` where there are at least 20 validation cells.
+            :meth:`from_pretrained` and :meth:`from_scimilarity` where there are at least 20 validation cells.
         checkpoint_every, checkpoint_dir
             Save the model every so many steps to this folder, and with it the state that the training needs to go on. Without
             ``checkpoint_every``, ten times. The folder holds a model as :meth:`save` writes it, at any time.
@@ -326,7 +335,8 @@ class VAE(PretrainedMixin, GeneEncoderMixin, GeneExpression, VAEMixin):
         train_idx, val_idx, test_idx = self._split()
         n_train = len(train_idx)
         if early_stopping is None:
-            early_stopping = self.pretrained_ is not None and len(val_idx) >= ENOUGH_VALIDATION
+            starts_elsewhere = self.pretrained_ is not None or self.fine_tuning_ is not None
+            early_stopping = starts_elsewhere and len(val_idx) >= ENOUGH_VALIDATION
         if early_stopping:
             if not len(val_idx):
                 raise ValueError("early_stopping needs validation cells; run isd.pp.split(adata) first.")
@@ -373,12 +383,7 @@ class VAE(PretrainedMixin, GeneEncoderMixin, GeneExpression, VAEMixin):
         )
         if not self.is_trained_:
             counts = self.get_from_registry(adata, REGISTRY_KEYS.X_KEY)
-            if self.setup_args.get("size_factor_key") is not None:
-                factors = np.asarray(self.get_from_registry(adata, REGISTRY_KEYS.SIZE_FACTOR_KEY), dtype=float).ravel()
-                self.module.size_factor_scale.fill_(row_sums(counts)[train_idx].sum() / factors[train_idx].sum())
-            self.module.set_training_statistics(
-                self._log_library()[train_idx], feature_share(counts, train_idx), row_sums(counts)[train_idx].sum()
-            )
+            self._set_statistics(counts, train_idx)
             if self.module.decoder.shift is not None:
                 self._start_shifts(train_idx)
             if rank := self.module.output_rank:
@@ -410,7 +415,7 @@ class VAE(PretrainedMixin, GeneEncoderMixin, GeneExpression, VAEMixin):
             gene_encoder = self.gene_of is not None and bool((np.bincount(self.gene_of) > 1).any())
         if gene_encoder:
             # a training that is cut short is short here, too
-            steps = settled.steps if self.pretrained_ is None else max_steps
+            steps = settled.steps if self.pretrained_ is None and self.fine_tuning_ is None else max_steps
             self.fit_gene_encoder(max_steps=steps, seed=seed, progress=progress)
 
     def _set_templates(self, rows: np.ndarray) -> None:
@@ -420,6 +425,14 @@ class VAE(PretrainedMixin, GeneEncoderMixin, GeneExpression, VAEMixin):
         continuous = self._continuous()
         if continuous is not None:
             self.template_continuous_ = continuous[rows]
+
+    def _set_statistics(self, counts: Any, train: np.ndarray) -> None:
+        """Give the module what it needs to know of the training rows."""
+        totals = row_sums(counts)[train]
+        if self.setup_args.get("size_factor_key") is not None:
+            factors = np.asarray(self.get_from_registry(self.adata, REGISTRY_KEYS.SIZE_FACTOR_KEY), dtype=float).ravel()
+            self.module.size_factor_scale.fill_(totals.sum() / factors[train].sum())
+        self.module.set_training_statistics(self._log_library()[train], feature_share(counts, train), totals.sum())
 
     def _make_data_loader(self, *args: Any, **kwargs: Any) -> Any:
         # counts that are stored sparse reach the first layer as csr; dense ones come dense

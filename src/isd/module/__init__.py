@@ -4,6 +4,7 @@ from isd.module._classifier import ClassifierModule
 from isd.module._gene_counts import GeneIsoformCounts
 from isd.module._gene_vae import GeneVAEModule
 from isd.module._latent_diffusion import LatentDiffusionModule, LatentScaler
+from isd.module._summed_vae import SummedVAEModule
 from isd.module._vae import VAEModule
 
 __all__ = [
@@ -12,5 +13,6 @@ __all__ = [
     "GeneVAEModule",
     "LatentDiffusionModule",
     "LatentScaler",
+    "SummedVAEModule",
     "VAEModule",
 ]

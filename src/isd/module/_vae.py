@@ -154,7 +154,7 @@ class VAEModule(BaseModuleClass):
             "dropout": dropout,
         }
         self.encoder = CountEncoder(
-            n_input,
+            self._n_encoded(n_input),
             n_covariates,
             n_latent=n_latent,
             deterministic=deterministic,
@@ -185,6 +185,10 @@ class VAEModule(BaseModuleClass):
         self.register_buffer("unmeasured", None, persistent=False)
         # counts per unit of the size factor: factors of any scale then mean library sizes
         self.register_buffer("size_factor_scale", torch.tensor(1.0))
+
+    def _n_encoded(self, n_input: int) -> int:
+        """Number of columns that the encoder reads."""
+        return n_input
 
     def _make_decoder(self, n_latent: int, n_covariates: int, **shape: Any) -> CountDecoder:
         return CountDecoder(n_latent, n_covariates, self.n_input, **shape)
@@ -335,14 +339,16 @@ class VAEModule(BaseModuleClass):
 
     def _encoder_input(self, x: Tensor, rows: SparseBatch | None) -> Tensor | SparseBatch:
         """Log-normalised counts, sparse where that is faster."""
-        if rows is not None:
-            as_they_are = self.sparse_input
-            if as_they_are is None:
-                # a GPU multiplies dense matrices faster than it gathers rows
-                as_they_are = is_sparse(x) and x.device.type == "cpu" and rows.density <= DENSE_ABOVE
-            if as_they_are:
-                return rows.log_normalized(TARGET_SUM)
+        if rows is not None and self._read_sparse(x, rows):
+            return rows.log_normalized(TARGET_SUM)
         return self.log_normalize(to_dense(x))
+
+    def _read_sparse(self, x: Tensor, rows: SparseBatch) -> bool:
+        """Whether the first layer reads a minibatch as it is stored."""
+        if self.sparse_input is not None:
+            return self.sparse_input
+        # a GPU multiplies dense matrices faster than it gathers rows
+        return is_sparse(x) and x.device.type == "cpu" and rows.density <= DENSE_ABOVE
 
     @auto_move_data
     def generative(
