@@ -14,6 +14,7 @@ from anndata import AnnData
 from isd._constants import SPLIT_KEY, UNS_KEY
 from isd.diffusion import get_schedule
 from isd.model._base import IsdModel
+from isd.model._files import check_class, read_document
 from isd.model._latent_data import LatentDataModule
 from isd.model._latent_diffusion import LatentDiffusion
 from isd.model._presets import (
@@ -312,6 +313,8 @@ class Classifier(IsdModel):
         ValueError
             If it is another diffusion model than the classifier was trained with.
         """
+        if diffusion is None and not allow_pickle:  # a folder of another class is the first thing to say: its load() needs no diffusion
+            check_class(Path(dir_path), read_document(dir_path), cls.__name__)
         _check_diffusion(diffusion)
         model = cls._load(dir_path, adata, accelerator, device, allow_pickle, diffusion=diffusion)
         check_belongs(model, model.diffusion)

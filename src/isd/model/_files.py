@@ -222,10 +222,7 @@ def read_model(path: str | Path, class_name: str) -> tuple[dict[str, Any], dict[
     """
     path = Path(path)
     document = read_document(path)
-    found = document.get("class")
-    if found != class_name:
-        known = f": use isd.model.{found}.load" if found in ("VAE", "LatentDiffusion", "Classifier") else ""
-        raise ValueError(f"{path} holds a {str(found)[:80]}, not a {class_name}{known}.")
+    check_class(path, document, class_name)
     for name in _NEEDED:
         if not (path / name).is_file():
             raise FileNotFoundError(f"{path} lacks {name}; the model was not saved whole.")
@@ -244,6 +241,20 @@ def read_model(path: str | Path, class_name: str) -> tuple[dict[str, Any], dict[
             f"{path} was changed by something else than isd, or is damaged: {type(e).__name__}: {str(e)[:300]}"
         ) from e
     return meta, tensors, features
+
+
+def check_class(path: Path, document: dict[str, Any], class_name: str) -> None:
+    """Raise when a folder holds a model of another class.
+
+    Raises
+    ------
+    ValueError
+        Naming the class that reads it.
+    """
+    found = document.get("class")
+    if found != class_name:
+        known = f": use isd.model.{found}.load" if found in ("VAE", "LatentDiffusion", "Classifier") else ""
+        raise ValueError(f"{path} holds a {str(found)[:80]}, not a {class_name}{known}.")
 
 
 def check_digest(path: Path, name: str, document: dict[str, Any]) -> None:
