@@ -39,6 +39,10 @@ def test_the_original_has_the_published_sizes():
         ({"arms": {"mine": {"guided": {"seed": 2}}}}, r"arms\.mine\.guided: 'seed' is not known"),
         ({"arms": {"mine": {"preset": "fast"}}}, r"config\.arms\.mine\.preset is 'fast'; expected one of 'default'"),
         ({"rows": ["bluk"]}, r"rows: 'bluk' .* Did you mean 'bulk'\?"),
+        (
+            {"evaluation": {"metrics": ["recal"]}},
+            r"evaluation\.metrics: 'recal' is not known\. Did you mean 'recall'\?",
+        ),
         ({"seeds": 3}, r"config\.seeds is 3; expected a list"),
         ({"seeds": ["a"]}, r"config\.seeds\[0\] is 'a'; expected int"),
         ({"seeds": []}, "at least one"),

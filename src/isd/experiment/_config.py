@@ -193,6 +193,11 @@ class Config:
                     raise ValueError(
                         f"{name}: {value!r} is not one of {', '.join(known)}.{_nearest(str(value), known)}"
                     )
+        from isd.metrics import METRICS
+
+        for value in self.evaluation.metrics or ():
+            if value not in METRICS:
+                raise ValueError(f"evaluation.metrics: {value!r} is not known.{_nearest(value, METRICS)}")
         if not self.seeds or not self.arms or not (self.rows or self.one_class):
             raise ValueError("seeds, arms, and rows (or one_class) must name at least one each.")
         if self.n_obs is not None and self.n_obs < 1:
