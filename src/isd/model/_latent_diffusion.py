@@ -419,12 +419,19 @@ class LatentDiffusion(PretrainedDiffusionMixin, IsdModel):
         return self._split() if rows is None else rows
 
     def _widen_range(self, tensors: dict[str, torch.Tensor], rows: np.ndarray) -> None:
-        """Let the reference's range take in these cells; its mean and spread stay, the weights are about them."""
-        scaler = self.module.scaler
+        """Let the reference's range take in these cells; its mean and spread stay, the weights are about them.
+
+        Depth is no axis of the latent space: its scale is that of these cells, also where the reference was bulk.
+        """
+        scaler, n = self.module.scaler, self.vae.module.n_latent
         kept = {name: value.clone() for name, value in scaler.state_dict().items()}
         self._fit_scaler(tensors, rows)
-        kept["low"], kept["high"] = torch.minimum(kept["low"], scaler.low), torch.maximum(kept["high"], scaler.high)
-        scaler.load_state_dict(kept)
+        with torch.no_grad():
+            scaler.low[:n], scaler.high[:n] = (
+                torch.minimum(kept["low"][:n], scaler.low[:n]),
+                torch.maximum(kept["high"][:n], scaler.high[:n]),
+            )
+            scaler.mean[:n], scaler.std[:n] = kept["mean"][:n], kept["std"][:n]
 
     def _fit_scaler(self, tensors: dict[str, torch.Tensor], rows: np.ndarray) -> None:
         index = torch.as_tensor(rows)

@@ -87,7 +87,7 @@ class PretrainedDiffusionMixin:
 
         Returns
         -------
-        A model to be trained; the latents are standardised by the reference's statistics. Classes of labels, batches and
+        A model to be trained; latents are standardised by the reference's statistics, depth by those of these cells. Classes of labels, batches and
         covariates start from those of the same name, new ones from "not given".
 
         Raises
