@@ -10,7 +10,7 @@ def test_axes_of_a_label_that_the_reference_lacks_are_added_and_used_at_once(ada
     atlas = adata[lacks].copy()
     VAE.setup_anndata(atlas, gene_key=gene_key)
     reference = VAE(atlas, n_hidden=16, n_latent=4, output_rank=6)
-    reference.train(max_steps=80, gene_encoder=False)
+    reference.train(max_steps=150, gene_encoder=False)
     mine = adata[200:].copy()
     VAE.setup_anndata(mine, gene_key=gene_key)
     new = np.flatnonzero(mine.obs["leiden"] == "1")
