@@ -40,7 +40,7 @@ from isd.model._presets import (
 )
 from isd.model._pretrained import PretrainedMixin
 from isd.model._scimilarity import FromSCimilarity
-from isd.model._statistics import density, feature_share, principal_loadings, usage_loadings
+from isd.model._statistics import density, feature_share, moment_dispersions, principal_loadings, usage_loadings
 from isd.model._training import LRSchedule, fit, seeded, settle
 from isd.model._union import kept_unmeasured
 from isd.module import GeneVAEModule, SummedVAEModule, VAEModule
@@ -386,9 +386,13 @@ class VAE(FromSCimilarity, PretrainedMixin, GeneEncoderMixin, GeneExpression, VA
             self._set_statistics(counts, train_idx)
             if self.module.decoder.shift is not None:
                 self._start_shifts(train_idx)
+            genes = self._gene_sums() if self.module_params["gene_decoder"] else None
+            codes = self._codes()[train_idx]
+            if hasattr(self.module, "log_theta"):
+                library = np.exp(self._log_library()[train_idx])
+                inverse = moment_dispersions(counts, train_idx, library, groups=genes, labels=codes[:, 0])
+                self.module.set_dispersions(inverse)
             if rank := self.module.output_rank:
-                genes = self._gene_sums() if self.module_params["gene_decoder"] else None
-                codes = self._codes()[train_idx]
                 among = None if self.module.decoder.shift is None else codes[:, 1:]
                 self.module.set_loadings(
                     principal_loadings(counts, train_idx, rank, groups=genes, labels=codes[:, 0], among=among)

@@ -251,6 +251,11 @@ class VAEModule(BaseModuleClass):
         ours[:k] = torch.as_tensor(loadings[:k], dtype=torch.float32, device=ours.device)
 
     @torch.no_grad()
+    def set_dispersions(self, inverse: np.ndarray) -> None:
+        """Start the inverse dispersions from these, shape ``(n_dispersions,)``."""
+        self.log_theta.copy_(torch.as_tensor(np.log(inverse), dtype=torch.float32).clamp(*LOG_THETA_RANGE))
+
+    @torch.no_grad()
     def set_shifts(self, shifts: np.ndarray) -> None:
         """Start the shifts of the mean's logits from these, shape ``(n_shifts, n_outputs)``."""
         if self.decoder.shift is None:
