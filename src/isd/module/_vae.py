@@ -30,7 +30,7 @@ from isd.nn import (
 
 Likelihood = Literal["nb", "zinb", "poisson", "normal"]
 LIKELIHOODS: tuple[str, ...] = ("nb", "zinb", "poisson", "normal")
-#: log of the inverse dispersion at the start: nearly Poisson, so that over-dispersion has to be learnt
+#: log of the inverse dispersion where no cells have told another: nearly Poisson
 LOG_THETA_INIT = 5.0
 LOG_THETA_RANGE = (-8.0, 12.0)
 #: Values of one decoded array when counts are drawn: 8 MB, which allocators hand out again rather than ask the system
