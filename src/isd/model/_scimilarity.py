@@ -236,7 +236,7 @@ class FromSCimilarity(IsdModel):
         counts = self.get_from_registry(self.adata, REGISTRY_KEYS.X_KEY)
         train, validation, test = self._split()
         share = feature_share(counts, train)
-        self._set_statistics(counts, train)
+        self._set_statistics(train)
         if decoder.shift is not None:
             self._start_shifts(train)
         self._remember_rows(train, validation, test)

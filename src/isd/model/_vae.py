@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import h5py
 import numpy as np
-import pandas as pd
-import torch
 from anndata import AnnData
-from scipy.sparse import csr_matrix
 from scvi import REGISTRY_KEYS
-from scvi.model.base import VAEMixin
 
 from isd._counts import row_sums
-from isd._progress import track
-from isd.model._covariate_shifts import covariate_shifts
+from isd.model._coding import Coding
 from isd.model._gene_encoder import GeneEncoderMixin
 from isd.model._gene_expression import (
-    GeneExpression,
     default_usage,
     refuse_usage_options,
     use_gene_decoder,
 )
-from isd.model._generated import COUNTS_STREAM, DENSE_LIMIT, Cells, broadcast_library, decode_counts, generated_adata
 from isd.model._keep_best import ENOUGH_VALIDATION, KeepBest
-from isd.model._loading import SparseDataSplitter, sorted_rows
+from isd.model._loading import SparseDataSplitter
 from isd.model._mudata import isoforms_of
 from isd.model._presets import (
     PUBLISHED,
@@ -40,19 +32,17 @@ from isd.model._presets import (
 )
 from isd.model._pretrained import PretrainedMixin
 from isd.model._scimilarity import FromSCimilarity
-from isd.model._statistics import density, feature_share, moment_dispersions, principal_loadings, usage_loadings
+from isd.model._statistics import density
 from isd.model._training import LRSchedule, fit, seeded, settle
 from isd.model._union import kept_unmeasured
 from isd.module import GeneVAEModule, SummedVAEModule, VAEModule
 from isd.module._vae import DENSE_ABOVE
-from isd.settings import settings
 
-_POSTERIOR_STREAM = 11
 #: folder of a VAE in that of its diffusion model
 VAE_FOLDER = "vae"
 
 
-class VAE(FromSCimilarity, PretrainedMixin, GeneEncoderMixin, GeneExpression, VAEMixin):
+class VAE(FromSCimilarity, PretrainedMixin, GeneEncoderMixin, Coding):
     """Variational autoencoder of isoform counts.
 
     Parameters
@@ -202,44 +192,12 @@ class VAE(FromSCimilarity, PretrainedMixin, GeneEncoderMixin, GeneExpression, VA
         depth = float(row_sums(self.get_from_registry(self.adata, REGISTRY_KEYS.X_KEY)[some]).mean())
         return len(rows), len(rows) * depth / self.adata.n_vars
 
-    def _start_shifts(self, rows: np.ndarray) -> None:
-        """Start what batches and categories shift from what the training cells say."""
-        counts, codes = self.get_from_registry(self.adata, REGISTRY_KEYS.X_KEY), self._codes()[rows]
-        genes = self._gene_sums() if self.module_params["gene_decoder"] else None
-        self.module.set_shifts(
-            covariate_shifts(counts, rows, codes[:, 0], codes[:, 1:], self.n_categories[1:], groups=genes)
-        )
-
     def _train_rule(self) -> dict[str, Any]:
         """Settings of a training where it is told nothing else."""
         rule = PUBLISHED["vae_train"] if self.preset == "published" else default_vae_train(*self._size())
         if self.fine_tuning_ is not None:
             return rule | self.fine_tuning_
         return rule if self.pretrained_ is None else pretrained_train(rule, self._size()[0])
-
-    def _codes(self, adata: AnnData | None = None) -> np.ndarray:
-        """Codes of label, batch and categorical covariates, shape ``(n_obs, n_attributes)``."""
-        adata = self._validate_anndata(adata)
-        columns = [
-            self.label_codes(adata)[:, None],
-            np.asarray(self.get_from_registry(adata, REGISTRY_KEYS.BATCH_KEY)).reshape(-1, 1),
-        ]
-        if self.covariate_categories:
-            columns.append(np.asarray(self.get_from_registry(adata, REGISTRY_KEYS.CAT_COVS_KEY)))
-        return np.concatenate(columns, axis=1).astype(np.int64)
-
-    def _log_library(self, adata: AnnData | None = None) -> np.ndarray:
-        adata = self.adata if adata is None else adata
-        if self.setup_args.get("size_factor_key") is not None:
-            factors = np.asarray(self.get_from_registry(adata, REGISTRY_KEYS.SIZE_FACTOR_KEY), dtype=float).ravel()
-            return np.log(factors * float(self.module.size_factor_scale))
-        return np.log(np.maximum(row_sums(self.get_from_registry(adata, REGISTRY_KEYS.X_KEY)), 1.0))
-
-    def _continuous(self, adata: AnnData | None = None) -> np.ndarray | None:
-        if not self.n_continuous_cov:
-            return None
-        adata = self.adata if adata is None else adata
-        return np.asarray(self.get_from_registry(adata, REGISTRY_KEYS.CONT_COVS_KEY), dtype=np.float32)
 
     def train(
         self,
@@ -382,26 +340,7 @@ class VAE(FromSCimilarity, PretrainedMixin, GeneEncoderMixin, GeneExpression, VA
             drop_last=True,
         )
         if not self.is_trained_:
-            counts = self.get_from_registry(adata, REGISTRY_KEYS.X_KEY)
-            self._set_statistics(counts, train_idx)
-            if self.module.decoder.shift is not None:
-                self._start_shifts(train_idx)
-            genes = self._gene_sums() if self.module_params["gene_decoder"] else None
-            codes = self._codes()[train_idx]
-            if hasattr(self.module, "log_theta"):
-                library = np.exp(self._log_library()[train_idx])
-                inverse = moment_dispersions(counts, train_idx, library, groups=genes, labels=codes[:, 0])
-                self.module.set_dispersions(inverse)
-            if rank := self.module.output_rank:
-                among = None if self.module.decoder.shift is None else codes[:, 1:]
-                self.module.set_loadings(
-                    principal_loadings(counts, train_idx, rank, groups=genes, labels=codes[:, 0], among=among)
-                )
-            if isinstance(self.module, GeneVAEModule) and self.gene_of is not None:
-                shrinkage, rank = self.module_params["usage_shrinkage"], self.module.usage_rank
-                self.module.set_usage_loadings(
-                    usage_loadings(counts, train_idx, self.gene_of, rank, shrinkage=shrinkage)
-                )
+            self._start(train_idx)
         self._remember_rows(train_idx, val_idx, test_idx)
         self._set_templates(train_idx)
         with seeded(seed), kept_unmeasured(self):
@@ -421,341 +360,3 @@ class VAE(FromSCimilarity, PretrainedMixin, GeneEncoderMixin, GeneExpression, VA
             # a training that is cut short is short here, too
             steps = settled.steps if self.pretrained_ is None and self.fine_tuning_ is None else max_steps
             self.fit_gene_encoder(max_steps=steps, seed=seed, progress=progress)
-
-    def _set_templates(self, rows: np.ndarray) -> None:
-        """Keep rows that stand in for what generation is not told: depth, batch, covariates."""
-        self.template_codes_ = self._codes()[rows]
-        self.template_log_library_ = self._log_library()[rows].astype(np.float32)
-        continuous = self._continuous()
-        if continuous is not None:
-            self.template_continuous_ = continuous[rows]
-
-    def _set_statistics(self, counts: Any, train: np.ndarray) -> None:
-        """Give the module what it needs to know of the training rows."""
-        totals = row_sums(counts)[train]
-        if self.setup_args.get("size_factor_key") is not None:
-            factors = np.asarray(self.get_from_registry(self.adata, REGISTRY_KEYS.SIZE_FACTOR_KEY), dtype=float).ravel()
-            self.module.size_factor_scale.fill_(totals.sum() / factors[train].sum())
-        self.module.set_training_statistics(self._log_library()[train], feature_share(counts, train), totals.sum())
-
-    def _make_data_loader(self, *args: Any, **kwargs: Any) -> Any:
-        # counts that are stored sparse reach the first layer as csr; dense ones come dense
-        return super()._make_data_loader(*args, **{"load_sparse_tensor": True, **kwargs})
-
-    # -- encoding and decoding ---------------------------------------------------------------------------------
-
-    @torch.inference_mode()
-    def encode_distribution(
-        self,
-        adata: AnnData | None = None,
-        *,
-        indices: Sequence[int] | np.ndarray | None = None,
-        batch_size: int = 512,
-        progress: bool | None = None,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation of each cell's latent, in chunks.
-
-        Parameters
-        ----------
-        adata
-            Data with the model's features; ``None`` takes the model's own.
-        indices
-            Rows to encode, in any order; all by default.
-        batch_size
-            Cells in a chunk.
-        progress
-            Progress bar.
-
-        Returns
-        -------
-        Two arrays of shape ``(n_cells, n_latent)``, ``float32``.
-        """
-        self._check_if_trained(warn=False, message="the VAE is not trained yet; call vae.train() first.")
-        adata = self._validate_anndata(adata)
-        rows, back = sorted_rows(indices, adata.n_obs)
-        loader = self._make_data_loader(adata=adata, indices=rows, batch_size=batch_size)
-        means, stds = [], []
-        for tensors in track(loader, "Encoding", total=-(-len(rows) // batch_size), progress=progress):
-            out = self.module.inference(**self.module._get_inference_input(tensors))
-            means.append(out["qzm"].cpu().numpy())
-            stds.append(out["qzv"].sqrt().cpu().numpy())
-        return np.concatenate(means)[back], np.concatenate(stds)[back]
-
-    def get_latent_representation(
-        self,
-        adata: AnnData | None = None,
-        indices: Sequence[int] | None = None,
-        give_mean: bool = True,
-        **kwargs: Any,
-    ) -> Any:
-        """Latent of each cell, as in scvi-tools; rows come in the order of ``indices``, from backed data too.
-
-        Parameters
-        ----------
-        adata
-            Data with the model's features; ``None`` takes the model's own.
-        indices
-            Rows to encode, in any order; all by default.
-        give_mean
-            Mean of the posterior, or a draw from it.
-        **kwargs
-            Passed to :meth:`scvi.model.base.VAEMixin.get_latent_representation`.
-
-        Returns
-        -------
-        Array of shape ``(n_cells, n_latent)``, or a pair of them with ``return_dist=True``.
-        """
-        if indices is None or kwargs.get("dataloader") is not None:
-            return super().get_latent_representation(adata, indices, give_mean, **kwargs)
-        adata = self._validate_anndata(adata)
-        rows, back = sorted_rows(indices, adata.n_obs)
-        out = super().get_latent_representation(adata, rows, give_mean, **kwargs)
-        return tuple(part[back] for part in out) if isinstance(out, tuple) else out[back]
-
-    def _cells(
-        self,
-        latents: np.ndarray,
-        library_size: float | np.ndarray | None,
-        batch: Any,
-        rng: np.random.Generator,
-    ) -> Cells:
-        """Complete latents by what else a cell needs: rows of the training data stand in for what is not given."""
-        n = len(latents)
-        rows = np.arange(len(self.template_codes_))
-        if batch is not None:
-            code = self._batch_code(batch)
-            rows = np.flatnonzero(self.template_codes_[:, 1] == code)
-            if not rows.size:
-                raise ValueError(f"batch {batch!r} has no training cells; the model cannot have learnt it.")
-        rows = rng.choice(rows, size=n)
-        log_library = (
-            self.template_log_library_[rows] if library_size is None else np.log(broadcast_library(library_size, n))
-        )
-        continuous = getattr(self, "template_continuous_", None)
-        return Cells(
-            latents=np.asarray(latents, dtype=np.float32),
-            log_library=np.asarray(log_library, dtype=np.float32),
-            codes=self.template_codes_[rows, 1:],
-            continuous=None if continuous is None else continuous[rows],
-        )
-
-    def _batch_code(self, batch: Any) -> int:
-        found = np.flatnonzero(self.batches == batch)
-        if not found.size:
-            raise ValueError(f"batch {batch!r} is not one of the model's batches {list(self.batches)}.")
-        return int(found[0])
-
-    def decode(
-        self,
-        latents: np.ndarray,
-        *,
-        library_size: float | np.ndarray | None = None,
-        batch: Any = None,
-        sample: bool = True,
-        seed: int | None = None,
-        batch_size: int = 256,
-    ) -> csr_matrix | np.ndarray:
-        """Decode latents of one's own.
-
-        Parameters
-        ----------
-        latents
-            Shape ``(n, n_latent)``.
-        library_size
-            Total counts of each cell, one value or ``n``; ``None`` draws totals of training cells.
-        batch
-            Batch to decode for; ``None`` takes that of the training cells drawn.
-        sample
-            ``True`` draws counts (csr); ``False`` gives expected counts (dense).
-        seed
-            Seed of the draws.
-        batch_size
-            Cells decoded at once where ``sample`` is off.
-
-        Returns
-        -------
-        ``(n, n_vars)``: csr matrix of counts, or dense array of expected counts.
-
-        Raises
-        ------
-        ValueError
-            If latents have another width, or expected counts would take more than 2 GB.
-        """
-        self._check_if_trained(warn=False, message="the VAE is not trained yet; call vae.train() first.")
-        latents = np.asarray(latents, dtype=np.float32)
-        if latents.ndim != 2 or latents.shape[1] != self.module.n_latent:
-            raise ValueError(f"latents must have shape (n, {self.module.n_latent}), got {latents.shape}.")
-        if not len(latents):
-            raise ValueError("latents has no rows; give at least one cell.")
-        if not np.isfinite(latents).all():
-            raise ValueError("latents hold NaN or infinite values.")
-        seed = settings.seed if seed is None else seed
-        cells = self._cells(latents, library_size, batch, np.random.default_rng([seed, 1]))
-        if sample:
-            return decode_counts(self.module, cells, key=(seed, COUNTS_STREAM))
-        if latents.shape[0] * self.module.n_input * 4 > DENSE_LIMIT:
-            raise ValueError("expected counts of so many cells would take more than 2 GB; decode fewer at a time.")
-        parts = [
-            self._expected(*cells.tensors(slice(i, i + batch_size), self.module.device))
-            for i in range(0, len(latents), batch_size)
-        ]
-        return np.concatenate(parts)
-
-    @torch.inference_mode()
-    def _expected(self, z: torch.Tensor, log_library: torch.Tensor, codes: torch.Tensor, cont: Any) -> np.ndarray:
-        px = self.module.generative(z, log_library, codes, cont)["px"]
-        if self.module.likelihood == "normal":
-            values = torch.expm1(px.mean.clamp_min(0.0))
-            return (values * (log_library.exp() / values.sum(1, keepdim=True).clamp_min(1e-12))).cpu().numpy()
-        return px.mean.cpu().numpy()
-
-    def get_normalized_expression(
-        self,
-        adata: AnnData | None = None,
-        *,
-        indices: Sequence[int] | None = None,
-        feature_list: Sequence[str] | None = None,
-        library_size: float | Literal["latent"] = 1.0,
-        batch_size: int = 256,
-        return_numpy: bool = False,
-    ) -> pd.DataFrame | np.ndarray:
-        """Expected expression of each cell at the mean of its posterior.
-
-        Parameters
-        ----------
-        adata
-            Data with the model's features; ``None`` takes the model's own.
-        indices
-            Rows to use.
-        feature_list
-            Features to return; all by default.
-        library_size
-            Scale of the result: 1 gives shares, ``"latent"`` each cell's own total.
-        batch_size
-            Cells decoded at once.
-        return_numpy
-            Return an array rather than a DataFrame.
-
-        Returns
-        -------
-        ``(n_cells, n_features)``, indexed by names of cells and features.
-
-        Raises
-        ------
-        ValueError
-            If a feature is unknown, or the result would take more than 2 GB.
-        """
-        self._check_if_trained(warn=False, message="the VAE is not trained yet; call vae.train() first.")
-        adata = self._validate_anndata(adata)
-        rows, back = sorted_rows(indices, adata.n_obs)
-        names = self.feature_names
-        columns = np.arange(len(names)) if feature_list is None else names.get_indexer(list(feature_list))
-        if (columns < 0).any():
-            unknown = [f for f, c in zip(feature_list or (), columns, strict=True) if c < 0]
-            raise ValueError(f"{len(unknown)} features are not the model's ({', '.join(map(str, unknown[:5]))}).")
-        if len(back) * len(columns) * 4 > DENSE_LIMIT:
-            raise ValueError("the result would take more than 2 GB; give feature_list or fewer indices.")
-        loader = self._make_data_loader(adata=adata, indices=rows, batch_size=batch_size)
-        parts = []
-        with torch.inference_mode():
-            for tensors in loader:
-                inputs = self.module._get_inference_input(tensors)
-                out = self.module.inference(**inputs)
-                expected = self._expected(
-                    out["qzm"], inputs["log_library"].to(out["qzm"].device), inputs["codes"], inputs["continuous"]
-                )
-                if library_size != "latent":
-                    expected *= float(library_size) / expected.sum(1, keepdims=True)
-                parts.append(expected[:, columns])
-        values = np.concatenate(parts)[back]
-        cells = adata.obs_names[rows[back]]
-        return values if return_numpy else pd.DataFrame(values, index=cells, columns=names[columns])
-
-    def posterior_predictive_sample(
-        self,
-        adata: AnnData | None = None,
-        indices: Sequence[int] | None = None,
-        n_samples: int = 1,
-        batch_size: int | None = None,
-        *,
-        seed: int | None = None,
-    ) -> Any:
-        """Counts drawn from the posterior predictive distribution of each cell, at its own library size.
-
-        Parameters
-        ----------
-        adata
-            Data with the model's features; ``None`` takes the model's own.
-        indices
-            Rows to use.
-        n_samples
-            Number of draws.
-        batch_size
-            Cells encoded at once.
-        seed
-            Seed of the draws.
-
-        Returns
-        -------
-        :class:`sparse.GCXS` of shape ``(n_cells, n_vars)``, or ``(n_cells, n_vars, n_samples)`` for more draws, as
-        :class:`scvi.criticism.PosteriorPredictiveCheck` expects; ``.to_scipy_sparse()`` makes one draw a csr matrix.
-        """
-        import sparse as pydata_sparse
-
-        if n_samples < 1:
-            raise ValueError(f"n_samples must be at least 1, got {n_samples}.")
-        adata = self._validate_anndata(adata)
-        rows = np.arange(adata.n_obs) if indices is None else np.asarray(indices)
-        if not rows.size:
-            raise ValueError("indices names no cells.")
-        seed = settings.seed if seed is None else seed
-        mean, std = self.encode_distribution(adata, indices=rows, batch_size=batch_size or 512)
-        log_library, codes = self._log_library(adata)[rows].astype(np.float32), self._codes(adata)[rows, 1:]
-        continuous = self._continuous(adata)
-        continuous = None if continuous is None else continuous[rows]
-        draws = []
-        for k in range(n_samples):
-            # a stream of its own for each draw, apart from those of generation
-            key = [seed, _POSTERIOR_STREAM, k]
-            noise = np.random.default_rng([*key, 0]).standard_normal(mean.shape)
-            cells = Cells((mean + std * noise).astype(np.float32), log_library, codes, continuous)
-            counts = decode_counts(self.module, cells, key=(*key, 1))
-            draws.append(pydata_sparse.GCXS.from_scipy_sparse(counts))
-        return draws[0] if n_samples == 1 else pydata_sparse.stack(draws, axis=-1)
-
-    def sample_prior(
-        self,
-        n_obs: int,
-        *,
-        library_size: float | np.ndarray | None = None,
-        batch: Any = None,
-        seed: int | None = None,
-    ) -> AnnData:
-        """Generate cells from the VAE's own prior, a standard normal: a baseline for the diffusion model.
-
-        Parameters
-        ----------
-        n_obs
-            Number of cells.
-        library_size
-            Total counts, one value or ``n_obs``; ``None`` draws totals of training cells.
-        batch
-            Batch to decode for.
-        seed
-            Seed of latents and counts.
-
-        Returns
-        -------
-        AnnData of counts with the slots that :func:`isd.tl.generate` writes; labels are missing.
-        """
-        self._check_if_trained(warn=False, message="the VAE is not trained yet; call vae.train() first.")
-        if n_obs < 1:
-            raise ValueError(f"n_obs must be at least 1, got {n_obs}.")
-        seed = settings.seed if seed is None else seed
-        rng = np.random.default_rng([seed, 0])
-        latents = rng.standard_normal((n_obs, self.module.n_latent)).astype(np.float32)
-        if self.module_params.get("l2_normalize"):
-            latents /= np.linalg.norm(latents, axis=1, keepdims=True)
-        cells = self._cells(latents, library_size, batch, np.random.default_rng([seed, 1]))
-        provenance = {"sampler": "prior", "seed": seed}
-        return generated_adata(self, self, cells, label_codes=None, seed=seed, provenance=provenance)
