@@ -167,38 +167,40 @@ class Generate:
         return [h.hexdigest()]
 
 
+GRID = {
+    "seeds": [0, 1],
+    "data": {"simulated": {"n_obs": 120, "n_vars": 60, "n_labels": 2, "n_bulk": 20}},
+    "rows": ["single_cell"],
+    "one_class": None,
+    "arms": {
+        "default": {
+            "vae": {"n_hidden": 16},
+            "vae_train": {"max_steps": 10, "batch_size": 32},
+            "diffusion": {"n_hidden": 16, "n_blocks": 1},
+            "diffusion_train": {"max_steps": 10, "batch_size": 32},
+            "unguided": {"n_steps": 4},
+            "guided": {"n_steps": 4, "guidance_scale": 1.5},
+        }
+    },
+    "evaluation": {
+        "metrics": ["coverage"],
+        "seed_metrics": False,
+        "per_label": False,
+        "pictures": False,
+        "n_boot": 20,
+    },
+}
+
+
 class Experiment:
     """A small grid of trainings: two seeds, unguided and guided."""
 
     largest = 150_000
-    config = {
-        "seeds": [0, 1],
-        "data": {"simulated": {"n_obs": 120, "n_vars": 60, "n_labels": 2, "n_bulk": 20}},
-        "rows": ["single_cell"],
-        "one_class": None,
-        "arms": {
-            "default": {
-                "vae": {"n_hidden": 16},
-                "vae_train": {"max_steps": 10, "batch_size": 32},
-                "diffusion": {"n_hidden": 16, "n_blocks": 1},
-                "diffusion_train": {"max_steps": 10, "batch_size": 32},
-                "unguided": {"n_steps": 4},
-                "guided": {"n_steps": 4, "guidance_scale": 1.5},
-            }
-        },
-        "evaluation": {
-            "metrics": ["coverage"],
-            "seed_metrics": False,
-            "per_label": False,
-            "pictures": False,
-            "n_boot": 20,
-        },
-    }
 
-    @classmethod
-    def work(cls, folder, ready):
+    @staticmethod
+    def work(folder, ready):
         ready()
-        isd.experiment.run(cls.config, out=folder / "grid")
+        isd.experiment.run(GRID, out=folder / "grid")
 
     @staticmethod
     def check(folder):
