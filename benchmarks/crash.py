@@ -311,6 +311,7 @@ def main():
     parser.add_argument("--actions", nargs="+", default=list(ACTIONS), choices=list(ACTIONS))
     parser.add_argument("--minutes", type=float, default=60)
     args = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have it ignored in the background
     rng, end = np.random.default_rng(args.seed), time.monotonic() + 60 * args.minutes
     kills, losses, runs = Counter(), [], Counter()
     whole, seconds = {}, {}
@@ -332,7 +333,8 @@ def main():
         print("LOSS", losses[-1], flush=True)
 
     while sum(kills.values()) < args.kills and time.monotonic() < end:
-        name = args.actions[sum(runs.values()) % len(args.actions)]
+        # the action with the fewest kills so far, so that all get as many
+        name = min(args.actions, key=lambda name: (sum(n for (a, _), n in kills.items() if a == name), runs[name]))
         action, folder = ACTIONS[name], Path(tempfile.mkdtemp(prefix="crash-"))
         far, history = 0.0, []
         for _ in range(12):
