@@ -73,7 +73,7 @@ def demo(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="An h5ad file of raw counts; simulated cells by default.", exists=True, dir_okay=False, readable=True
+            help="An h5ad file or zarr store of raw counts; simulated cells by default.", exists=True, readable=True
         ),
     ] = None,
     labels_key: Annotated[
@@ -170,7 +170,8 @@ def evaluate(
         Reference, typer.Option(help='Rows of obs["isd_split"] to compare with; all ignores that column.')
     ] = Reference.test,
     metric: Annotated[
-        list[str] | None, typer.Option(help="A metric to compute (repeat for several); by default all quick ones.")
+        list[str] | None,
+        typer.Option(help="A metric to compute (repeat for several), all, or seed; by default all quick ones."),
     ] = None,
     labels: Annotated[bool, typer.Option(help="Also judge each label by itself.")] = True,
     baselines: Annotated[bool, typer.Option(help="Also judge the baselines that come for free.")] = False,
@@ -198,7 +199,7 @@ def evaluate(
                     path.parent.mkdir(parents=True, exist_ok=True)
         with step("judging"):
             table = isd.metrics.evaluate(
-                adata, generated, labels_key=labels_key, layer=layer, groups=labels, metrics=metric or None,
+                adata, generated, labels_key=labels_key, layer=layer, groups=labels, metrics=_metrics(metric),
                 baselines=baselines, reference=reference.value, n_boot=n_boot, max_cells=max_cells, n_jobs=n_jobs,
                 seed=seed,
             )  # fmt: skip
@@ -217,6 +218,11 @@ def evaluate(
             f"Judged {generated.n_obs:,} generated cells against {adata.n_obs:,} real ones in {step.elapsed / 60:.1f} min"
             f"{f': {made}' if made else ''}. {_auc(table)}"
         )
+
+
+def _metrics(given: list[str] | None) -> Any:
+    """``metrics`` of :func:`isd.metrics.evaluate`: a set by its name, or names of metrics."""
+    return given[0] if given in (["all"], ["seed"]) else given or None
 
 
 def _headline(table: pd.DataFrame, space: str) -> Any:
