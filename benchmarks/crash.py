@@ -1,16 +1,16 @@
 """What is lost when runs are killed at random moments? Nothing should be.
 
-Runs of training (VAE, then diffusion model, with checkpoints), saving (over an older model) and generating (to a file) are stopped at
-random moments by SIGKILL, SIGTERM, SIGINT or a full disk (files may not grow beyond a random size), checked, and started again with
+Runs of training (VAE, then diffusion model, with checkpoints), saving (over an older model), generating (to a file) and experiments (two seeds, unguided
+and guided) are stopped at random moments by SIGKILL, SIGTERM, SIGINT or a full disk (files may not grow beyond a random size), checked, and started again with
 ``resume=True``, until one comes to its end. A loss is a folder or file that is neither the older nor the newer one, a checkpoint that
 went back, an unfinished file left behind at the end, or an end result that differs in a bit from that of a run which nobody
 stopped.
 
-    python benchmarks/crash.py --kills 100 --seed 0 [--actions train save generate]
+    python benchmarks/crash.py --kills 100 --seed 0 [--actions train save generate experiment]
 
 Needs Linux or macOS (fork), no data, one core; about 5 seconds a kill. Writes benchmarks/out/crash.json.
 
-A further action (a grid of trainings, say) is a class with ``work``, ``check`` and ``result`` in ``ACTIONS``.
+A further action is a class with ``work``, ``check`` and ``result`` in ``ACTIONS``.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
+import pandas as pd
 import torch
 
 import isd
@@ -166,7 +167,79 @@ class Generate:
         return [h.hexdigest()]
 
 
-ACTIONS = {"train": Train, "save": Save, "generate": Generate}
+GRID = {
+    "seeds": [0, 1],
+    "data": {"simulated": {"n_obs": 120, "n_vars": 60, "n_labels": 2, "n_bulk": 20}},
+    "rows": ["single_cell"],
+    "one_class": None,
+    "arms": {
+        "default": {
+            "vae": {"n_hidden": 16},
+            "vae_train": {"max_steps": 10, "batch_size": 32},
+            "diffusion": {"n_hidden": 16, "n_blocks": 1},
+            "diffusion_train": {"max_steps": 10, "batch_size": 32},
+            "unguided": {"n_steps": 4},
+            "guided": {"n_steps": 4, "guidance_scale": 1.5},
+        }
+    },
+    "evaluation": {
+        "metrics": ["coverage"],
+        "seed_metrics": False,
+        "per_label": False,
+        "pictures": False,
+        "n_boot": 20,
+    },
+}
+
+
+class Experiment:
+    """A small grid of trainings: two seeds, unguided and guided."""
+
+    largest = 150_000
+
+    @staticmethod
+    def work(folder, ready):
+        ready()
+        isd.experiment.run(GRID, out=folder / "grid")
+
+    @staticmethod
+    def check(folder):
+        """Cells of the grid that are done, and models that are there: each is whole."""
+        import anndata
+
+        grid, n = folder / "grid", 0
+        for path in grid.glob("seed-*/default/*"):
+            if path.name.startswith(".") or path.name == "models":
+                continue
+            assert len(pd.read_csv(path / "metrics.csv")), "a cell of the grid without numbers"
+            assert anndata.read_h5ad(path / "generated.h5ad").n_obs == 36
+            n += 1
+        for path in grid.glob("seed-*/default/models/*"):
+            if path.is_dir() and not path.name.startswith("."):
+                isd.model.LatentDiffusion.load(path, False)
+                json.loads(path.with_suffix(".json").read_text())
+                n += 1
+        for path in grid.glob("*.json"):
+            json.loads(path.read_text())
+        if (grid / "results.csv").exists():
+            # every row whole: no cell of the table is cut
+            assert not pd.read_csv(grid / "results.csv")[["seed", "arm", "cell", "metric"]].isna().any().any()
+        return float(n)
+
+    @staticmethod
+    def result(folder):
+        import anndata
+
+        grid = folder / "grid"
+        table = pd.read_csv(grid / "results.csv").drop(columns="training_seconds")
+        out = [table.to_csv(index=False)]
+        for path in sorted(grid.glob("seed-*/default/*/generated.h5ad")):
+            fake = anndata.read_h5ad(path)
+            out.append(hashlib.blake2b(fake.X.data.tobytes() + fake.X.indices.tobytes()).hexdigest())
+        return out
+
+
+ACTIONS = {"train": Train, "save": Save, "generate": Generate, "experiment": Experiment}
 
 
 def child(function, *, limit=None):
@@ -227,7 +300,7 @@ def litter(folder):
     return [
         str(p.relative_to(folder))
         for p in folder.rglob("*")
-        if ".new-" in p.name or p.name.endswith((".old", ".partial"))
+        if ".new-" in p.name or p.name.startswith(".") or p.name.endswith((".old", ".part", ".partial"))
     ]
 
 
@@ -238,6 +311,7 @@ def main():
     parser.add_argument("--actions", nargs="+", default=list(ACTIONS), choices=list(ACTIONS))
     parser.add_argument("--minutes", type=float, default=60)
     args = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have it ignored in the background
     rng, end = np.random.default_rng(args.seed), time.monotonic() + 60 * args.minutes
     kills, losses, runs = Counter(), [], Counter()
     whole, seconds = {}, {}
@@ -259,7 +333,8 @@ def main():
         print("LOSS", losses[-1], flush=True)
 
     while sum(kills.values()) < args.kills and time.monotonic() < end:
-        name = args.actions[sum(runs.values()) % len(args.actions)]
+        # the action with the fewest kills so far, so that all get as many
+        name = min(args.actions, key=lambda name: (sum(n for (a, _), n in kills.items() if a == name), runs[name]))
         action, folder = ACTIONS[name], Path(tempfile.mkdtemp(prefix="crash-"))
         far, history = 0.0, []
         for _ in range(12):

@@ -272,6 +272,24 @@ def test_evaluate_says_what_is_wrong_in_one_line(
     assert not page.exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "metrics"),
+    [
+        ([], None),
+        (["--metric", "seed"], "seed"),
+        (["--metric", "all"], "all"),
+        (["--metric", "mmd", "--metric", "lisi"], ["mmd", "lisi"]),
+    ],
+)
+def test_evaluate_passes_metrics_on(runner: CliRunner, real_and_fake, monkeypatch, arguments, metrics) -> None:
+    def told(*_, **options):
+        raise ValueError(f"metrics: {options['metrics']!r}")
+
+    monkeypatch.setattr(isd.metrics, "evaluate", told)
+    result = runner.invoke(app, ["evaluate", *real_and_fake, *arguments])
+    assert_one_line_error(result, f"metrics: {metrics!r}")
+
+
 def test_evaluate_wrong_usage(runner: CliRunner, real_and_fake, tmp_path: Path) -> None:
     for arguments in (
         [real_and_fake[0]],

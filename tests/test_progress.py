@@ -3,7 +3,8 @@
 import sys
 import types
 
-from isd._progress import track
+from isd._progress import plain_lines, track
+from isd.settings import settings
 
 
 def test_items_pass_through_in_silence(capsys):
@@ -23,3 +24,30 @@ def test_notebooks_get_plain_text_without_asking_for_widgets(capsys, monkeypatch
     assert list(track(range(3), "Working", progress=True)) == [0, 1, 2]
     assert "3/3" in capsys.readouterr().err
     assert not recwarn.list
+
+
+def test_a_log_file_gets_plain_lines_in_place_of_a_bar(capsys, monkeypatch):
+    monkeypatch.setattr(settings, "progress", None)
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    written = []
+    with plain_lines(written.append, every=0.0):
+        assert list(track(range(2), "Working")) == [0, 1]
+        assert list(track(range(2), "Silent", progress=False)) == [0, 1]
+        assert list(track(iter("ab"), "Unknown length")) == ["a", "b"]
+    assert [line.split(",")[0] for line in written] == [
+        "Working: 1 of 2", "Working: 2 of 2", "Unknown length: 1", "Unknown length: 2",
+    ]  # fmt: skip
+    assert all(line.endswith("0.0 min") for line in written)
+    with plain_lines(written.append, every=60.0):
+        list(track(range(2), "Too short to tell"))
+    list(track(range(2), "Nobody asked"))
+    assert len(written) == 4 and capsys.readouterr() == ("", "")
+
+
+def test_settings_silence_lines_and_a_bar_replaces_them(capsys, monkeypatch):
+    written = []
+    with plain_lines(written.append, every=0.0):
+        monkeypatch.setattr(settings, "progress", False)
+        list(track(range(2), "Silent"))
+        list(track(range(2), "Bar", progress=True))
+    assert not written and "Bar" in capsys.readouterr().err

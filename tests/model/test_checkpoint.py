@@ -254,6 +254,37 @@ def test_signals_end_a_training_in_good_order(cells, whole, tmp_path, number, er
         assert again.fingerprint == whole.fingerprint
 
 
+def test_a_signal_before_the_first_step_ends_a_training_as_well(cells, whole, tmp_path):
+    class Sender(isd_callback()):
+        def on_train_start(self, *args):  # ours comes later: Lightning's own handler is there
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+
+    model = vae(cells)
+    with pytest.warns(UserWarning, match="stopped at step 1 of 8"), pytest.raises(SystemExit) as caught:
+        model.train(**OPTIONS, checkpoint_dir=tmp_path / "c", callbacks=[Sender()])
+    assert caught.value.code == 143
+    again = vae(cells)
+    again.train(**OPTIONS, checkpoint_dir=tmp_path / "c", resume=True)
+    assert again.fingerprint == whole.fingerprint
+
+
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_a_second_signal_ends_a_training_at_once(cells, tmp_path, number, error):
+    class Sender(isd_callback()):
+        def on_train_batch_start(self, *args):
+            for _ in range(2):
+                os.kill(os.getpid(), number)
+                time.sleep(0.01)
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(error) as caught:
+        vae(cells).train(**OPTIONS, checkpoint_dir=tmp_path / "c", callbacks=[Sender()])
+    assert getattr(caught.value, "code", 143) == 143
+    assert signal.getsignal(signal.SIGINT) is before
+    assert not (tmp_path / "c").exists()
+
+
 def isd_callback():
     from lightning.pytorch.callbacks import Callback
 

@@ -95,3 +95,17 @@ def test_it_refuses_with_the_reason(reference, mine, adata):
         LatentDiffusion.from_pretrained(apart, mine)
     with pytest.raises(ValueError, match="other features"):
         LatentDiffusion.from_pretrained(reference, mine)
+
+
+def test_a_decoder_with_genes_keeps_its_latents_though_its_concentrations_are_fitted(adata):
+    LatentDiffusion.setup_anndata(adata, gene_key="gene_id")
+    reference = LatentDiffusion(adata, n_hidden=8)
+    reference.train(max_steps=3, vae_kwargs={"max_steps": 3, "gene_encoder": False})
+    mine = adata[:150].copy()
+    VAE.setup_anndata(mine, gene_key="gene_id")
+    vae = VAE.from_pretrained(reference, mine, freeze="trunk")
+    name = "decoder.mean_log_concentration"
+    assert vae.module.state_dict()[name] != reference.vae.module.state_dict()[name]
+    assert why_other_latents(vae, reference.vae) is None
+    LatentDiffusion.setup_anndata(mine, gene_key="gene_id")
+    assert LatentDiffusion.from_pretrained(reference, mine, vae=vae).pretrained_ is not None

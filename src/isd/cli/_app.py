@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import sys
-import time
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,24 +10,30 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 import isd
 from isd._atomic import whole_file
+from isd.cli._shared import (
+    Debug,
+    Jobs,
+    Layer,
+    Progress,
+    Seed,
+    _messages,
+    _one_line,
+    _read,
+    _Steps,
+    _write,
+    quiet_lightning,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
 __all__ = ["app", "demo", "evaluate", "main"]
-
-#: Progress and messages; stdout carries results only.
-_messages = Console(stderr=True, soft_wrap=True, highlight=False)
-
-#: What is a wrong input or a full disk, and not a mistake of ours: shown as one line.
-_EXPECTED = (ValueError, KeyError, OSError, MemoryError)
 
 
 class Reference(StrEnum):
@@ -67,62 +68,18 @@ def _root(
     pass
 
 
-@contextmanager
-def _one_line(debug: bool) -> Iterator[None]:
-    """Show errors of the input, and our own warnings, as one line each; with ``debug`` everything, with tracebacks."""
-    if debug:
-        yield
-        return
-    with warnings.catch_warnings():
-        # what isd says is addressed to the user (its stack level points here); other libraries talk to programmers
-        warnings.simplefilter("ignore")
-        warnings.filterwarnings("default", category=UserWarning, module=r"isd(\.|$)")
-        warnings.showwarning = lambda message, *_args, **_kwargs: _messages.print(
-            f"[yellow]warning:[/] {escape(' '.join(str(message).split()))}"
-        )
-        try:
-            yield
-        except _EXPECTED as error:
-            # str(KeyError) is the repr of its message
-            text = error.args[0] if isinstance(error, KeyError) and error.args else error
-            text = " ".join(str(text).split()) or type(error).__name__
-            _messages.print(f"[red]error:[/] {escape(text)}")
-            raise typer.Exit(1) from None
-
-
-class _Steps:
-    """Numbered steps with the time that each took."""
-
-    def __init__(self, total: int) -> None:
-        self.total, self.number, self.start = total, 0, time.monotonic()
-
-    @contextmanager
-    def __call__(self, what: str) -> Iterator[None]:
-        self.number += 1
-        _messages.print(f"[bold]\\[{self.number}/{self.total}][/] {escape(what)}")
-        begin = time.monotonic()
-        yield
-        _messages.print(f"      [dim]{time.monotonic() - begin:.1f} s[/]")
-
-    @property
-    def elapsed(self) -> float:
-        return time.monotonic() - self.start
-
-
 @app.command()
 def demo(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="An h5ad file of raw counts; simulated cells by default.", exists=True, dir_okay=False, readable=True
+            help="An h5ad file or zarr store of raw counts; simulated cells by default.", exists=True, readable=True
         ),
     ] = None,
     labels_key: Annotated[
         str | None, typer.Option(help="Column of obs with the labels; by default leiden, made where it is missing.")
     ] = None,
-    layer: Annotated[
-        str | None, typer.Option(help='Layer of raw counts; by default "counts" where there is one, else X.')
-    ] = None,
+    layer: Layer = None,
     out: Annotated[Path, typer.Option(help="Folder for what is made.", file_okay=False)] = Path("isodiff_demo"),
     n_obs: Annotated[int, typer.Option(help="Simulated cells.", min=20)] = 3000,
     n_vars: Annotated[int, typer.Option(help="Simulated transcripts.", min=20)] = 2000,
@@ -137,10 +94,10 @@ def demo(
     guidance_scale: Annotated[
         float, typer.Option(help="Classifier-free guidance; 1 is plain conditional sampling.", min=0.0)
     ] = 1.0,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
-    n_jobs: Annotated[int, typer.Option(help="Processes of the random forests; -1 is all cores.")] = -1,
-    progress: Annotated[bool | None, typer.Option(help="Progress bars; on a terminal by default.")] = None,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and all warnings.")] = False,
+    seed: Seed = 0,
+    n_jobs: Jobs = -1,
+    progress: Progress = None,
+    debug: Debug = False,
 ) -> None:
     """Train on cells, generate as many as were held out, and compare the two.
 
@@ -149,10 +106,8 @@ def demo(
     import matplotlib
 
     matplotlib.use("Agg")
-    if progress is not None:
-        isd.settings.progress = progress
     isd.settings.seed = seed
-    with _one_line(debug):
+    with _one_line(debug, progress):
         step = _Steps(6)
         with step(f"data: {'simulated' if data is None else data}"):
             if data is None:
@@ -177,9 +132,7 @@ def demo(
         with step("training: autoencoder, then diffusion"):
             isd.model.LatentDiffusion.setup_anndata(adata, layer="counts", labels_key=labels_key)
             model = isd.model.LatentDiffusion(adata)
-            if not debug:
-                # lightning sets this level when it is imported, which happened just now
-                logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+            quiet_lightning(debug)
             model.train(
                 max_steps=max_steps,
                 max_minutes=max_minutes,
@@ -196,8 +149,7 @@ def demo(
             isd.pl.umap_compare(adata, fake, color=labels_key, show=False, save=out / "umap.png")
             isd.pl.roc(fake, show=False, save=out / "roc.png")
         with step(f"writing {out}"):
-            with whole_file(out / "generated.h5ad") as new:
-                fake.write_h5ad(new)
+            _write(fake, out / "generated.h5ad")
         _summary(table, everything=False)
         typer.echo(_last_line(fake, table, out, step.elapsed))
 
@@ -206,21 +158,20 @@ def demo(
 def evaluate(
     real: Annotated[
         Path,
-        typer.Argument(help="An h5ad file of real cells, held-out ones among them.", exists=True, dir_okay=False),
+        typer.Argument(help="An h5ad file (or zarr store) of real cells, held-out ones among them.", exists=True),
     ],
-    fake: Annotated[Path, typer.Argument(help="An h5ad file of generated cells.", exists=True, dir_okay=False)],
+    fake: Annotated[Path, typer.Argument(help="An h5ad file (or zarr store) of generated cells.", exists=True)],
     labels_key: Annotated[
         str | None,
         typer.Option(help="Column of obs with the labels of both; by default the one they were generated with."),
     ] = None,
-    layer: Annotated[
-        str | None, typer.Option(help='Layer of raw counts; by default "counts" where there is one, else X.')
-    ] = None,
+    layer: Layer = None,
     reference: Annotated[
         Reference, typer.Option(help='Rows of obs["isd_split"] to compare with; all ignores that column.')
     ] = Reference.test,
     metric: Annotated[
-        list[str] | None, typer.Option(help="A metric to compute (repeat for several); by default all quick ones.")
+        list[str] | None,
+        typer.Option(help="A metric to compute (repeat for several), all, or seed; by default all quick ones."),
     ] = None,
     labels: Annotated[bool, typer.Option(help="Also judge each label by itself.")] = True,
     baselines: Annotated[bool, typer.Option(help="Also judge the baselines that come for free.")] = False,
@@ -230,18 +181,16 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Write the table to this file: csv.", dir_okay=False)] = None,
     n_boot: Annotated[int, typer.Option(help="Bootstrap samples and permutations.", min=20)] = 200,
     max_cells: Annotated[int, typer.Option(help="Largest number of cells compared from either side.", min=10)] = 5000,
-    seed: Annotated[int, typer.Option(help="Seed of every draw.")] = 0,
-    n_jobs: Annotated[int, typer.Option(help="Processes of the random forests; -1 is all cores.")] = -1,
-    progress: Annotated[bool | None, typer.Option(help="Progress bars; on a terminal by default.")] = None,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and all warnings.")] = False,
+    seed: Seed = 0,
+    n_jobs: Jobs = -1,
+    progress: Progress = None,
+    debug: Debug = False,
 ) -> None:
     """Compare generated cells with held-out real ones: metrics beside their floors, as a table and a report."""
     import matplotlib
 
     matplotlib.use("Agg")
-    if progress is not None:
-        isd.settings.progress = progress
-    with _one_line(debug):
+    with _one_line(debug, progress):
         step = _Steps(2 + (report is not None))
         with step(f"data: {real}, {fake}"):
             adata, generated = (_read(path, labels_key=labels_key, layer=layer) for path in (real, fake))
@@ -250,7 +199,7 @@ def evaluate(
                     path.parent.mkdir(parents=True, exist_ok=True)
         with step("judging"):
             table = isd.metrics.evaluate(
-                adata, generated, labels_key=labels_key, layer=layer, groups=labels, metrics=metric or None,
+                adata, generated, labels_key=labels_key, layer=layer, groups=labels, metrics=_metrics(metric),
                 baselines=baselines, reference=reference.value, n_boot=n_boot, max_cells=max_cells, n_jobs=n_jobs,
                 seed=seed,
             )  # fmt: skip
@@ -271,25 +220,9 @@ def evaluate(
         )
 
 
-def _read(path: Path, *, labels_key: str | None, layer: str | None, without: str = "") -> AnnData:
-    """Read a file, and check the names that the user gave while nothing has been spent yet."""
-    import anndata
-
-    try:
-        adata = anndata.read_h5ad(path)
-    except (OSError, KeyError) as error:
-        raise ValueError(f"{path} cannot be read as an h5ad file: {error}") from error
-    if labels_key is not None and labels_key not in adata.obs:
-        raise KeyError(
-            f"--labels-key {labels_key}: there is no such column in obs of {path.name}, which has "
-            f"{', '.join(map(str, adata.obs)) or 'none'}. {without}".rstrip()
-        )
-    if layer not in (None, "X") and layer not in adata.layers:
-        raise KeyError(
-            f"--layer {layer}: there is no such layer; {path.name} has {', '.join(adata.layers) or 'none'}. "
-            "Leave the option out to read counts from X."
-        )
-    return adata
+def _metrics(given: list[str] | None) -> Any:
+    """``metrics`` of :func:`isd.metrics.evaluate`: a set by its name, or names of metrics."""
+    return given[0] if given in (["all"], ["seed"]) else given or None
 
 
 def _headline(table: pd.DataFrame, space: str) -> Any:

@@ -9,7 +9,8 @@ import typer
 from rich.markup import escape
 
 import isd
-from isd.cli._app import _messages, _one_line, app
+from isd.cli._app import app
+from isd.cli._shared import Debug, Progress, _messages, _one_line
 
 
 @app.command()
@@ -22,8 +23,8 @@ def experiment(
         list[int] | None, typer.Option(help="A seed (repeat for several); by default the config's.")
     ] = None,
     show: Annotated[bool, typer.Option("--show", help="Print the settings and stop.")] = False,
-    progress: Annotated[bool | None, typer.Option(help="Progress bars; on a terminal by default.")] = None,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and all warnings.")] = False,
+    progress: Progress = None,
+    debug: Debug = False,
 ) -> None:
     """Train and judge the starting project's grid: bulk, single cell, transfer, unguided and guided, and one class alone.
 
@@ -32,7 +33,7 @@ def experiment(
     import matplotlib
 
     matplotlib.use("Agg")
-    with _one_line(debug):
+    with _one_line(debug, progress):
         settings = isd.experiment.read_config(config)
         if show:
             import yaml

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +12,8 @@ import typer
 from rich.markup import escape
 
 import isd
-from isd.cli._app import _messages, _one_line, _Steps, app
+from isd.cli._app import app
+from isd.cli._shared import Debug, Layer, Progress, Seed, _messages, _one_line, _Steps, _write, check_out, is_zarr
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -31,7 +31,7 @@ def info(
         Path, typer.Argument(help="An h5ad file, a zarr store, or an ARCHS4 transcript file.", exists=True)
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and all warnings.")] = False,
+    debug: Debug = False,
 ) -> None:
     """Say what a file holds: shape, types, memory, labels, isoforms a gene. Its matrix is not read."""
     with _one_line(debug):
@@ -42,7 +42,7 @@ def info(
 @app.command()
 def prepare(
     file: Annotated[Path, typer.Argument(help="What to read: a file, or a folder of a tool's files.", exists=True)],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The h5ad file to write.", dir_okay=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write: .h5ad or .zarr.")],
     source: Annotated[
         Source | None,
         typer.Option(help="What wrote the files; by default h5ad, zarr, ARCHS4 and long-read tools are recognised."),
@@ -60,9 +60,7 @@ def prepare(
     single_cell: Annotated[
         bool | None, typer.Option(help="ARCHS4: single cells only, or none of them; by default both.")
     ] = None,
-    layer: Annotated[
-        str | None, typer.Option(help='Layer of raw counts; by default "counts" where there is one, else X.')
-    ] = None,
+    layer: Layer = None,
     recipe: Annotated[
         bool, typer.Option(help="Normalise, find features, PCA, neighbours and leiden (isd.pp.recipe).")
     ] = True,
@@ -72,23 +70,21 @@ def prepare(
     validation_size: Annotated[float, typer.Option(help="Share of validation cells.", min=0.0, max=1.0)] = 0.1,
     labels_key: Annotated[str | None, typer.Option(help="Column of obs to stratify by; by default leiden.")] = None,
     batch_key: Annotated[str | None, typer.Option(help="Column of obs whose groups are not divided.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
-    progress: Annotated[bool | None, typer.Option(help="Progress bars; on a terminal by default.")] = None,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and all warnings.")] = False,
+    seed: Seed = 0,
+    progress: Progress = None,
+    debug: Debug = False,
 ) -> None:
     """Read counts, add genes, prepare and split them: an h5ad file that is ready for training.
 
     Leaves raw counts in layers["counts"], and cells without counts out.
     """
-    if progress is not None:
-        isd.settings.progress = progress
-    with _one_line(debug):
+    with _one_line(debug, progress):
         step = _Steps(2 + recipe + split)
         with step(f"reading {file}"):
             if out.resolve() == file.resolve():
                 raise ValueError(f"--out {out} is the input; give another file.")
-            # a folder that cannot be written should be known now
-            out.parent.mkdir(parents=True, exist_ok=True)
+            # a file that cannot be written should be known now
+            check_out(out, overwrite=True)
             adata = _any(file, source, gene_map, search or None, samples, single_cell)
             adata = _with_counts(adata, layer)
             _messages.print(f"      {adata.n_obs:,} cells or samples x {adata.n_vars:,} transcripts")
@@ -102,12 +98,7 @@ def prepare(
                     batch_key=batch_key, seed=seed,
                 )  # fmt: skip
         with step(f"writing {out}"):
-            part = out.with_name(f".{out.name}.part")
-            try:
-                adata.write_h5ad(part)
-                os.replace(part, out)  # an earlier file stays whole if writing fails
-            finally:
-                part.unlink(missing_ok=True)
+            _write(adata, out)
         sides = adata.obs["isd_split"].value_counts().to_dict() if split else {}
         shares = f" ({', '.join(f'{n:,} {side}' for side, n in sides.items())})" if sides else ""
         typer.echo(
@@ -146,7 +137,7 @@ def _recognised(file: Path) -> str:
     """``h5ad``, ``zarr``, ``archs4`` by content; else a long-read tool's files, whose reader looks further."""
     if file.suffix == ".h5ad":
         return "h5ad"
-    if file.is_dir() and any((file / name).exists() for name in (".zgroup", "zarr.json")):
+    if is_zarr(file):
         return "zarr"
     import h5py
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
+
+from isd._atomic import whole_file, whole_folder
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file under another name and put it in place when it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    with whole_file(path) as new:
+        new.write_text(text, encoding="utf-8")
 
 
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
@@ -27,11 +24,5 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
     fill
         Writes the files into the folder that it is given.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
+    with whole_folder(path) as new:
         fill(new)
-        new.chmod(0o755)
-        os.replace(new, path)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)

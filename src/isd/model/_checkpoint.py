@@ -196,6 +196,9 @@ class Keeper(Callback):
         for number in self._caught:
             # Lightning has put its own handler of SIGTERM before ours, which raises when the epoch ends
             signal.signal(number, self._remember)
+        if signal.SIGTERM in self._caught:
+            # one that came before is remembered here, too; Lightning would raise on it, with exit code 0
+            trainer._signal_connector.received_sigterm = False
         self._started = time.monotonic()
         pl_module.seconds_before = self._seconds_before
         if self.checkpoints.source is None:
@@ -339,6 +342,11 @@ class Keeper(Callback):
         self._caught = list(caught)
         try:
             yield
+        except SystemExit as e:
+            # Lightning makes it of a signal that ends a training at once, with an exit code that is not the signal's
+            if self._signal == signal.SIGINT:
+                raise KeyboardInterrupt from e
+            raise SystemExit(128 + signal.SIGTERM if self._signal == signal.SIGTERM else e.code) from e
         finally:
             for number, handler in caught.items():
                 signal.signal(number, handler)

@@ -41,6 +41,8 @@ def why_other_latents(vae: VAE, reference: VAE) -> str | None:
     state = vae.module.state_dict()
     copied = transferred_state(vae, reference, feature_map(vae, reference), labels=False)
     names = [name for name in copied if is_in_part(name, "trunk") or name in ("library_mean", "library_std")]
+    # how far cells of one latent differ in usage is fitted to the cells at hand, and leaves latents as they are
+    names = [name for name in names if name != "decoder.mean_log_concentration"]
     # axes that were added to the output layer leave the latents as they are
     rank = reference.module.output_rank
     kept = {name: slice(rank) if rank and name.startswith("decoder.mean.scores") else ... for name in names}

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from isd._constants import SPLIT_KEY, SPLIT_TEST, SPLIT_TRAIN, SPLIT_VALIDATION
 from isd.model._checkpoint import Checkpoints, Keeper, default_seed, restore_finished
 from isd.model._distributed import distributed_options, quiet_distributed, same_buffers
+from isd.model._lines import training_lines
 from isd.settings import settings
 
 LRSchedule = Literal["one_cycle", "linear", "constant"]
@@ -472,7 +473,7 @@ def fit(
         restore_finished(model, checkpoints)
         return True
     progress, log_every = options.pop("progress", None), options.pop("log_every", 10)
-    callbacks = list(options.pop("callbacks", []))
+    callbacks = [*options.pop("callbacks", []), *training_lines(model, progress)]
     if settled.ema_decay is not None:
         callbacks.append(WarmEMA(settled.ema_decay))
     limit = None if settled.max_minutes is None else 60.0 * settled.max_minutes
