@@ -15,7 +15,7 @@ class DiscreteSchedule(Schedule):
     """Base of schedules with `T` steps and their betas: ``alpha^2 + sigma^2 = 1``.
 
     Step ``k`` in ``0 ... T - 1`` lies at time ``(k + 1) / T``, where ``alpha(t)^2`` is the k-th entry of
-    :attr:`alphas_cumprod`. In between, ``log alpha^2`` is interpolated by monotone cubics, so that it has a continuous
+    ``alphas_cumprod``. In between, ``log alpha^2`` is interpolated by monotone cubics, so that it has a continuous
     derivative (which the velocity needs); ``alpha(0) = 1``.
 
     Parameters

@@ -320,7 +320,7 @@ class VAE(FromSCimilarity, PretrainedMixin, GeneEncoderMixin, GeneExpression, VA
 
         Notes
         -----
-        Writes :attr:`history`, ``train_indices``, ``validation_indices`` and ``test_indices``. A second call goes on
+        Writes ``history``, ``train_indices``, ``validation_indices`` and ``test_indices``. A second call goes on
         from the weights that are there.
 
         Ctrl-C (SIGINT) and SIGTERM end the training after the step that runs: a last checkpoint is written where there is a
@@ -328,7 +328,7 @@ class VAE(FromSCimilarity, PretrainedMixin, GeneEncoderMixin, GeneExpression, VA
         Ctrl-C ends it at once.
 
         With ``strategy="ddp"`` and several ``devices`` (or ``num_nodes``), each batch is split over the processes: it is the
-        training of one process, only faster. Metrics are averaged over them, :attr:`history` lives on the first, and
+        training of one process, only faster. Metrics are averaged over them, ``history`` lives on the first, and
         the first alone writes.
         """
         adata = self._validate_anndata()  # another model may have rewritten obs["_scvi_labels"]

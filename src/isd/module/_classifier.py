@@ -61,7 +61,7 @@ class ClassifierModule(BaseModuleClass):
 
     @auto_move_data
     def inference(self, latents: Tensor) -> dict[str, Tensor]:
-        """Standardise latents and noise them at random times; a tenth stays clean for :meth:`predict`'s sake."""
+        """Standardise latents and noise them at random times; a tenth stays clean for prediction."""
         x0 = self.scaler(latents)
         t = torch.rand(x0.shape[0], device=x0.device) * self.start_guide_time
         t = torch.where(torch.rand_like(t) < 0.1, torch.zeros_like(t), t)

@@ -173,7 +173,7 @@ class GeneVAEModule(VAEModule):
 
     @torch.no_grad()
     def set_usage_loadings(self, loadings: np.ndarray) -> None:
-        """Start the layer of usage from axes of shape ``(k, n_vars)``, such as :func:`usage_loadings` gives."""
+        """Start the layer of usage from axes of shape ``(k, n_vars)``, of which :class:`isd.model.VAE` takes the principal axes of usage."""
         ours = self._gene_decoder.usage.loadings
         k = min(len(ours), len(loadings))
         ours[:k] = torch.as_tensor(loadings[:k, self._features[: self.n_shared]], dtype=torch.float32).to(ours.device)
