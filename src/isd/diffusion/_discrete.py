@@ -22,6 +22,17 @@ class DiscreteSchedule(Schedule):
     ----------
     betas
         Variances of the steps, in (0, 1), float64, shape (T,).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from isd.diffusion import LinearSchedule
+    >>> schedule = LinearSchedule(1000)
+    >>> t = torch.tensor([0.5])
+    >>> bool(torch.isclose(schedule.alpha(t) ** 2 + schedule.sigma(t) ** 2, torch.ones(1)))
+    True
+    >>> schedule.betas[[0, -1]].tolist()
+    [0.0001, 0.02]
     """
 
     betas: Tensor

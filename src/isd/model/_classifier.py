@@ -66,6 +66,18 @@ class Classifier(IsdModel):
     >>> classifier = isd.model.Classifier(adata, model)
     >>> classifier.train(max_steps=5, progress=False)
     >>> fake = isd.tl.generate(model, n_obs=4, classifier=classifier, classifier_scale=1.0)
+    >>> bool(set(classifier.predict()) <= {"0", "1"}), classifier.predict(soft=True).shape
+    (True, (80, 2))
+    >>> latents = model.latent_tensors()
+    >>> classifier.probabilities(latents["latent_mean"].numpy(), latents["log_library"].numpy()[:, 0]).shape
+    (80, 2)
+    >>> import tempfile, torch
+    >>> log_prob = classifier.log_prob(torch.zeros(3, dtype=torch.long))
+    >>> log_prob(torch.zeros(3, model.module.n_input), torch.full((3,), 0.5)).shape
+    torch.Size([3])
+    >>> folder = f"{tempfile.mkdtemp()}/classifier"
+    >>> classifier.save(folder)
+    >>> again = isd.model.Classifier.load(folder, diffusion=model)
     """
 
     _module_cls = ClassifierModule

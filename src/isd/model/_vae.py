@@ -113,6 +113,13 @@ class VAE(FromSCimilarity, PretrainedMixin, GeneEncoderMixin, GeneExpression, VA
     >>> vae.train(max_steps=5, progress=False)
     >>> vae.get_latent_representation().shape
     (80, 4)
+    >>> mean, std = vae.encode_distribution()
+    >>> vae.decode(mean[:3], library_size=100, seed=0).sum(axis=1).A1.tolist()
+    [100.0, 100.0, 100.0]
+    >>> vae.get_normalized_expression(indices=[0, 1]).shape
+    (2, 60)
+    >>> vae.posterior_predictive_sample(indices=[0, 1], seed=0).shape, vae.sample_prior(5, seed=0).shape
+    ((2, 60), (5, 60))
     """
 
     _module_cls = VAEModule
