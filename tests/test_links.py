@@ -138,3 +138,9 @@ def test_read_the_docs_finds_what_its_file_names() -> None:
     assert (ROOT / constraint).is_file()
     for extra in re.findall(r"\[(\w+)\]", command):
         assert re.search(rf"^{extra} = \[", project, re.MULTILINE), extra
+
+
+def test_pictures_of_the_pages_are_small() -> None:
+    pictures = [path for path in (DOCS / "_static").iterdir() if path.suffix in (".png", ".svg")]
+    assert pictures
+    assert [path.name for path in pictures if path.stat().st_size > 200_000] == []
