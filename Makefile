@@ -1,6 +1,7 @@
 # make demo     installs into .venv and runs the demonstration (ARGS="--data FILE.h5ad --labels-key KEY" for your own data)
 # make test     lint, formatting, types, tests          make lint     the first three, changing nothing
 # make experiment-smoke    the starting project's grid at its smallest, into isodiff_smoke/ (ARGS="hour" for the next size)
+# make tutorials    runs the notebooks again, into the same files (minutes each; ARGS=tutorials/quickstart.ipynb for one)
 # make docs     HTML pages in docs/_build/html, warnings as errors
 # make clean    removes what these made, but not .venv (make clean-env does)
 PYTHON ?= python3
@@ -11,7 +12,7 @@ PYTEST_ARGS ?=
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
 
 .DEFAULT_GOAL := help
-.PHONY: help demo experiment-smoke test lint docs clean clean-env
+.PHONY: help demo experiment-smoke test lint docs tutorials clean clean-env
 
 help:
 	@sed -n 's/^# \(make\)/\1/p' Makefile
@@ -49,6 +50,9 @@ test: lint
 
 docs: $(VENV)/.installed-doc
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+
+tutorials: $(VENV)/.installed-doc
+	$(BIN)/python tutorials/execute.py $(ARGS)
 
 clean:
 	rm -rf build dist docs/_build docs/generated docs/tutorials isodiff_demo isodiff_smoke .pytest_cache .mypy_cache .ruff_cache .coverage htmlcov

@@ -6,6 +6,7 @@ import inspect
 import shutil
 from importlib.metadata import metadata
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
 
@@ -13,7 +14,9 @@ HERE = Path(__file__).parent
 TUTORIALS = HERE / "tutorials"
 shutil.rmtree(TUTORIALS, ignore_errors=True)
 shutil.copytree(
-    HERE.parent / "tutorials", TUTORIALS, ignore=shutil.ignore_patterns(".*", "isodiff_demo", "model", "*.h5ad")
+    HERE.parent / "tutorials",
+    TUTORIALS,
+    ignore=shutil.ignore_patterns(".*", "*.py", "*.tmp", "isodiff_demo", "model", "*.h5ad"),
 )
 
 info = metadata("isodiff")
@@ -54,6 +57,15 @@ myst_url_schemes = ("http", "https", "mailto")
 nb_execution_mode = "off"  # notebooks are stored executed; tests/test_tutorials.py runs them
 nb_merge_streams = True
 
+# Every reference has to lead somewhere. Other libraries' names do not: their inventories are on the network, which a build
+# may not have. Nor do private classes and aliases of types, which signatures name.
+nitpicky = True
+nitpick_ignore_regex = [
+    (r"py:(?!mod).*", r"(?!isd\.)[A-Za-z_]+\..*"),
+    (r"py:(class|obj)", r"(?!isd\.).*"),
+    (r"py:class", r"isd\.\w+\._\w+\.\w+"),
+]
+
 html_theme = "sphinx_book_theme"
 html_title = "isodiff"
 html_static_path = ["_static"]
@@ -75,3 +87,18 @@ def _own_members_of(fullname: str, names: list[str]) -> list[str]:
 
 
 autosummary_context = {"own_members_of": _own_members_of}
+
+
+def _member_of_this_page(app: Any, env: Any, node: Any, contnode: Any) -> Any:
+    """Resolve ``:meth:`sample```, which is right in a docstring, in the page's table of members, too."""
+    page = env.docname.rpartition("/")[2]
+    if node.get("refdomain") != "py" or not page.startswith("isd."):
+        return None
+    return env.get_domain("py").resolve_xref(
+        env, env.docname, app.builder, node["reftype"], f"{page}.{node['reftarget']}", node, contnode
+    )
+
+
+def setup(app: Any) -> None:
+    """Sphinx calls this."""
+    app.connect("missing-reference", _member_of_this_page)

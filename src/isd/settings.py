@@ -14,12 +14,12 @@ __all__ = ["Settings", "settings"]
 
 @dataclass
 class Settings:
-    """Settings that every part of :mod:`isd` reads.
+    """Settings that every part of ``isd`` reads.
 
     Parameters
     ----------
     verbosity
-        Level of the ``isd`` logger, as in :mod:`logging`: 10 debug, 20 info, 30 warnings only.
+        Level of the ``isd`` logger, as in ``logging``: 10 debug, 20 info, 30 warnings only.
     progress
         ``True`` shows progress bars, ``False`` hides them, ``None`` (default) shows them on a terminal
         or in a notebook and hides them in a pipe or a log file.

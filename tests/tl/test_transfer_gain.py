@@ -33,6 +33,7 @@ def test_a_related_reference_gains_on_held_out_cells(adata, reference):
     means = -found.cells.mean()
     np.testing.assert_allclose(means, found.table["neg_log_likelihood"], rtol=1e-6)
     assert mine.obs.equals(obs) and reference.fingerprint == before
+    assert VAE(mine, **SMALL).adata is mine, "its registration is still the caller's"
 
 
 def test_test_cells_are_left_out_and_a_part_of_the_training_cells_chooses(adata):

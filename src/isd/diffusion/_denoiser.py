@@ -41,6 +41,9 @@ class Denoiser:
     >>> x0, epsilon = denoiser.predict(torch.ones(4, 2), 0.5)
     >>> float(x0[0, 0]), float(epsilon[0, 0]), denoiser.n_calls
     (1.5, 0.5, 1)
+    >>> x = torch.ones(4, 2)
+    >>> float(denoiser.x0(x, 0.5)[0, 0]), float(denoiser.epsilon(x, 0.5)[0, 0]), float(denoiser.velocity(x, 0.5)[0, 0])
+    (1.5, 0.5, -1.0)
     """
 
     def __init__(self, fn: DenoiserFn, schedule: Schedule, parametrization: Parametrization) -> None:

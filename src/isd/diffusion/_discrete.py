@@ -15,13 +15,24 @@ class DiscreteSchedule(Schedule):
     """Base of schedules with `T` steps and their betas: ``alpha^2 + sigma^2 = 1``.
 
     Step ``k`` in ``0 ... T - 1`` lies at time ``(k + 1) / T``, where ``alpha(t)^2`` is the k-th entry of
-    :attr:`alphas_cumprod`. In between, ``log alpha^2`` is interpolated by monotone cubics, so that it has a continuous
+    ``alphas_cumprod``. In between, ``log alpha^2`` is interpolated by monotone cubics, so that it has a continuous
     derivative (which the velocity needs); ``alpha(0) = 1``.
 
     Parameters
     ----------
     betas
         Variances of the steps, in (0, 1), float64, shape (T,).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from isd.diffusion import LinearSchedule
+    >>> schedule = LinearSchedule(1000)
+    >>> t = torch.tensor([0.5])
+    >>> bool(torch.isclose(schedule.alpha(t) ** 2 + schedule.sigma(t) ** 2, torch.ones(1)))
+    True
+    >>> schedule.betas[[0, -1]].tolist()
+    [0.0001, 0.02]
     """
 
     betas: Tensor

@@ -210,7 +210,23 @@ class ConditionMix:
 
 @runtime_checkable
 class Guide(Protocol):
-    """What a sampler asks of a guide; :class:`ClassifierGuide` is one, and your own class may be another."""
+    """What a sampler asks of a guide; :class:`ClassifierGuide` is one, and your own class may be another.
+
+    Examples
+    --------
+    A guide of one's own, towards the point (1, 1) in the less noisy half:
+
+    >>> import torch
+    >>> class TowardsOne:
+    ...     def active(self, t):
+    ...         return t < 0.5
+    ...
+    ...     def gradient(self, x, t):
+    ...         return 1.0 - x
+    >>> guide = TowardsOne()
+    >>> isinstance(guide, Guide), guide.active(0.9), guide.gradient(torch.zeros(1, 2), 0.4)
+    (True, False, tensor([[1., 1.]]))
+    """
 
     def active(self, t: float) -> bool:
         """Whether the guide pulls at time `t`."""

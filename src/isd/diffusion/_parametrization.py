@@ -18,7 +18,15 @@ FLOOR = 1e-3
 
 
 class Prediction(NamedTuple):
-    """A network's prediction, split into the two things that ``x_t`` is made of."""
+    """A network's prediction, split into the two things that ``x_t`` is made of.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from isd.diffusion import Denoiser, StraightPath
+    >>> Denoiser(lambda x, t: -x, StraightPath(), "velocity").predict(torch.ones(1, 1), 0.5)
+    Prediction(x0=tensor([[1.5000]]), epsilon=tensor([[0.5000]]))
+    """
 
     x0: Tensor
     """Predicted data, shape (n, d)."""
@@ -89,6 +97,13 @@ def to_x0(
     -------
     Tensor
         Shape (n, d).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from isd.diffusion import StraightPath, to_x0
+    >>> to_x0("velocity", StraightPath(), torch.ones(1, 1), -torch.ones(1, 1), 0.5)
+    tensor([[1.5000]])
     """
     return convert(parametrization, "x0", schedule, x, prediction, t)
 
@@ -102,6 +117,13 @@ def to_epsilon(
     -------
     Tensor
         Shape (n, d).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from isd.diffusion import StraightPath, to_epsilon
+    >>> to_epsilon("velocity", StraightPath(), torch.ones(1, 1), -torch.ones(1, 1), 0.5)
+    tensor([[0.5000]])
     """
     return convert(parametrization, "epsilon", schedule, x, prediction, t)
 
@@ -115,6 +137,13 @@ def to_velocity(
     -------
     Tensor
         Shape (n, d).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from isd.diffusion import StraightPath, to_velocity
+    >>> to_velocity("velocity", StraightPath(), torch.ones(1, 1), -torch.ones(1, 1), 0.5)
+    tensor([[-1.]])
     """
     return convert(parametrization, "velocity", schedule, x, prediction, t)
 

@@ -77,6 +77,17 @@ class Sampler(ABC):
     ----------
     n_network_calls
         Passes of the denoising network in the last :meth:`sample` (classifier-free guidance counts twice).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from isd.diffusion import Denoiser, Euler, StraightPath
+    >>> sampler = Euler(4)
+    >>> sampler.times(StraightPath())
+    [1.0, 0.75, 0.5, 0.25, 0.0]
+    >>> denoiser = Denoiser(lambda x, t: x / t[:, None], StraightPath(), "velocity")  # all data are at 0
+    >>> sampler.sample(denoiser, torch.ones(2, 3)).abs().max(), sampler.n_network_calls
+    (tensor(0.), 4)
     """
 
     name: ClassVar[str]

@@ -13,7 +13,14 @@ Scalar = Tensor | float
 
 
 class Coefficients(NamedTuple):
-    """The numbers of a schedule at one time: Python floats for a whole batch, or tensors that broadcast against it."""
+    """The numbers of a schedule at one time: Python floats for a whole batch, or tensors that broadcast against it.
+
+    Examples
+    --------
+    >>> from isd.diffusion import StraightPath
+    >>> StraightPath().coefficients(0.25)
+    Coefficients(alpha=0.75, sigma=0.25, d_alpha=-1.0, d_sigma=1.0)
+    """
 
     alpha: Scalar
     """Weight of the data."""
@@ -36,6 +43,25 @@ class Schedule(ABC):
     --------
     LinearSchedule, CosineSchedule : variance-preserving, with discrete training steps.
     StraightPath : flow matching.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from isd.diffusion import StraightPath
+    >>> path = StraightPath()
+    >>> t = torch.tensor([0.25, 0.5])
+    >>> path.alpha(t), path.sigma(t), path.log_snr(t)
+    (tensor([0.7500, 0.5000]), tensor([0.2500, 0.5000]), tensor([2.1972, 0.0000]))
+    >>> path.d_alpha(t), path.d_sigma(t)
+    (tensor([-1., -1.]), tensor([1., 1.]))
+    >>> path.coefficients(0.25).alpha
+    0.75
+    >>> path.timesteps(4).tolist(), path.time_of_step(499)
+    ([1.0, 0.75, 0.5, 0.25, 0.0], 0.5)
+    >>> path.step_of_time(torch.tensor([0.5])).tolist()
+    [499]
+    >>> path.to_config()
+    {'name': 'straight'}
     """
 
     name: ClassVar[str]

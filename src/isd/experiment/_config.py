@@ -29,6 +29,12 @@ class SimulatedData:
         Transcripts and labels.
     shared_vars
         Share of the transcripts that bulk has, and likewise single cells: ARCHS4's two files have different ones.
+
+    Examples
+    --------
+    >>> from isd.experiment import Data, SimulatedData
+    >>> Data(simulated=SimulatedData(n_obs=500, n_vars=300, n_labels=4)).simulated.n_bulk
+    1000
     """
 
     n_obs: int = 3000
@@ -56,6 +62,12 @@ class Data:
         Shares of the cells that are held out, by :func:`isd.pp.split`, where a file has no ``obs["isd_split"]``.
     simulated
         Size of simulated data.
+
+    Examples
+    --------
+    >>> from isd.experiment import Data
+    >>> Data(bulk="bulk.h5ad", single_cell="cells.h5ad", labels_key="cell_type").test_size
+    0.3
     """
 
     bulk: str = SIMULATED
@@ -90,6 +102,12 @@ class Arm:
     same_minutes_as
         Another arm, whose minutes in training the same row this arm is given: 45% to its VAE, 45% to the diffusion model, 10%
         to the classifier. ``None`` goes by steps.
+
+    Examples
+    --------
+    >>> from isd.experiment import Arm
+    >>> Arm(preset="published").with_classifier, Arm(guided={"guidance_scale": 1.5}).with_classifier
+    (True, False)
     """
 
     preset: Literal["default", "published"] = "default"
@@ -126,6 +144,12 @@ class Evaluation:
         Whether to draw UMAP and ROC curves of each cell of the grid.
     max_cells, n_boot, n_jobs
         As in :func:`isd.metrics.evaluate`.
+
+    Examples
+    --------
+    >>> from isd.experiment import Evaluation
+    >>> Evaluation(metrics=["random_forest_auc"], per_label=False).seed_metrics
+    True
     """
 
     metrics: list[str] | None = field(
@@ -215,7 +239,14 @@ class Config:
                     )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as in the file."""
+        """Plain values, as in the file.
+
+        Examples
+        --------
+        >>> from isd.experiment import read_config
+        >>> read_config("smoke").to_dict()["data"]["bulk"]
+        'simulated'
+        """
         return asdict(self)
 
 

@@ -82,6 +82,15 @@ class FileInfo:
     isoforms
         Isoforms a gene: ``genes``, ``several`` (genes with at least two), ``median``, ``largest``, ``without`` (transcripts that
         have no gene); empty where ``var["gene_id"]`` is missing.
+
+    Examples
+    --------
+    >>> import tempfile, isd
+    >>> path = f"{tempfile.mkdtemp()}/cells.h5ad"
+    >>> isd.datasets.simulated(n_obs=30, n_vars=40, n_labels=2).write_h5ad(path)
+    >>> info = isd.io.info(path)
+    >>> info.shape, info.matrices["X"].kind, info.to_dict()["labels"]["leiden"]
+    ((30, 40), 'csr', {'0': 17, '1': 13})
     """
 
     path: str

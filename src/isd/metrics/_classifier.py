@@ -57,6 +57,14 @@ class ClassifierAUC:
         Bootstrap draws of ``tpr``, shape ``(n_boot, 101)``.
     scores
         Out-of-fold probability of being generated, real cells first, shape ``(n + m,)``.
+
+    Examples
+    --------
+    >>> from isd.metrics import classifier_auc
+    >>> rng = np.random.default_rng(0)
+    >>> found = classifier_auc(rng.normal(size=(60, 2)), rng.normal(5.0, size=(60, 2)), n_estimators=20)
+    >>> found.auc, found.tpr.shape
+    (1.0, (101,))
     """
 
     auc: float
@@ -188,6 +196,15 @@ class LabelAgreement:
         Number of points of each.
     predicted
         Label found for each point.
+
+    Examples
+    --------
+    >>> from isd.metrics import label_agreement
+    >>> rng = np.random.default_rng(0)
+    >>> labels = np.repeat(["a", "b"], 30)
+    >>> cells = rng.normal(np.where(labels == "a", 0.0, 9.0)[:, None], size=(60, 2))
+    >>> label_agreement(cells, labels, cells, labels).per_label
+    {'a': 1.0, 'b': 1.0}
     """
 
     overall: float

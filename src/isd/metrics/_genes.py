@@ -30,6 +30,10 @@ class GeneMap:
     ([0, 1, 0, -1], [2, 1])
     >>> genes.sums(np.array([[1.0, 2.0, 3.0, 4.0]])).tolist()
     [[4.0, 2.0]]
+    >>> genes.spread(np.array([[4.0, 2.0]])).tolist()
+    [[4.0, 2.0, 4.0, nan]]
+    >>> genes.subset(np.array([1, 3])).genes.tolist()
+    ['g2']
     """
 
     genes: np.ndarray

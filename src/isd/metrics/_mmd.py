@@ -152,6 +152,14 @@ class MMDTest:
         Statistics of bootstrap samples; empty if none were asked for.
     degenerate
         Whether the kernel is (nearly) the identity or constant, so that the statistic says nothing.
+
+    Examples
+    --------
+    >>> from isd.metrics import mmd_permutation_test
+    >>> rng = np.random.default_rng(0)
+    >>> test = mmd_permutation_test(rng.normal(size=(40, 2)), rng.normal(3.0, size=(40, 2)), n_permutations=99)
+    >>> test.p_value, test.degenerate, test.null.shape
+    (0.01, False, (99,))
     """
 
     statistic: float

@@ -93,6 +93,13 @@ class Metric:
         Whether ``evaluate`` computes it when no metrics are named.
     tolerance
         Difference from the floor's interval that is still called close, where that interval is narrower.
+
+    Examples
+    --------
+    >>> from isd.metrics import METRICS
+    >>> auc = METRICS["random_forest_auc"]
+    >>> auc.better, auc.spaces, auc.min_n
+    ('half', ('features', 'pcs'), 40)
     """
 
     name: str

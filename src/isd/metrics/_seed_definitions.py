@@ -54,6 +54,13 @@ def seed_classifier(
     Returns
     -------
     Shape ``(2, n_held_out)``: the probability of being generated, and 1 for generated points.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> scores, classes = seed_classifier(rng.normal(size=(40, 2)), rng.normal(5.0, size=(40, 2)), n_estimators=20)
+    >>> scores.shape, bool(scores[classes == 1].min() > scores[classes == 0].max())
+    ((20,), True)
     """
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.model_selection import train_test_split
@@ -104,6 +111,13 @@ def union_pcs(real: Any, generated: Any, *, n_pcs: int = 30, seed: int = 0) -> t
     Returns
     -------
     Coordinates of either. They move with what is compared, so that values of two comparisons cannot be compared.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> real, generated = union_pcs(rng.normal(size=(20, 8)), rng.normal(size=(10, 8)), n_pcs=3)
+    >>> real.shape, generated.shape
+    ((20, 3), (10, 3))
     """
     from scipy import sparse
     from sklearn.decomposition import PCA

@@ -28,6 +28,14 @@ class IsoformUsage:
         The labels, in order.
     genes
         Which transcript belongs to which gene.
+
+    Examples
+    --------
+    >>> from isd.metrics import isoform_usage
+    >>> counts = np.array([[3, 1, 5], [1, 3, 5]])
+    >>> found = isoform_usage(counts, ["g1", "g1", "g2"], ["a", "b"], min_counts=1)
+    >>> found.labels.tolist(), found.usage.round(2).tolist(), found.totals.tolist()
+    (['a', 'b'], [[0.75, 0.25, nan], [0.25, 0.75, nan]], [[4.0, 5.0], [4.0, 5.0]])
     """
 
     usage: np.ndarray

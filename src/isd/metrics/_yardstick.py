@@ -115,6 +115,11 @@ class Yardstick:
     >>> yardstick = Yardstick.fit(counts, names, n_pcs=5)
     >>> yardstick.pcs(counts).shape
     (50, 5)
+    >>> features = yardstick.features(counts[:5, ::-1], names[::-1])  # other cells, columns in another order
+    >>> bool(np.allclose(yardstick.project(features), yardstick.pcs(counts[:5])))
+    True
+    >>> yardstick.align(names[::-1])[:3].tolist()
+    [19, 18, 17]
     """
 
     var_names: np.ndarray

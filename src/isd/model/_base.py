@@ -347,7 +347,17 @@ class IsdModel(Saving):
         return fingerprint(*parts)
 
     def label_codes(self, adata: AnnData | None = None) -> np.ndarray:
-        """Code of each cell's label; ``len(labels)`` where it has none."""
+        """Code of each cell's label; ``len(labels)`` where it has none.
+
+        Examples
+        --------
+        >>> import isd
+        >>> adata = isd.datasets.simulated(n_obs=60, n_vars=50, n_labels=2)
+        >>> isd.model.VAE.setup_anndata(adata)
+        >>> vae = isd.model.VAE(adata, n_latent=4, n_hidden=16)
+        >>> bool((vae.labels[vae.label_codes()] == adata.obs["leiden"]).all())
+        True
+        """
         adata = self._validate_anndata(adata)  # another model may have written its own codes there
         return np.asarray(self.get_from_registry(adata, REGISTRY_KEYS.LABELS_KEY)).ravel().astype(np.int64)
 
@@ -362,6 +372,18 @@ class IsdModel(Saving):
         Returns
         -------
         Three arrays of positions, or ``None`` where the names of the rows are others.
+
+        Examples
+        --------
+        >>> import isd
+        >>> adata = isd.datasets.simulated(n_obs=60, n_vars=50, n_labels=2)
+        >>> isd.model.VAE.setup_anndata(adata)
+        >>> vae = isd.model.VAE(adata, n_latent=4, n_hidden=16)
+        >>> vae.train(max_steps=2, progress=False)
+        >>> [len(rows) for rows in vae.rows_of(adata)]
+        [54, 6, 0]
+        >>> vae.rows_of(adata[:20]) is None
+        True
         """
         parts = (self.train_indices_, self.validation_indices_, self.test_indices_)
         if any(p is None for p in parts) or self.train_obs_hash is None:

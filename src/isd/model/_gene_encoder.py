@@ -179,6 +179,15 @@ class GeneEncoderMixin:
         ------
         KeyError
             If the data that the model was set up with do not say.
+
+        Examples
+        --------
+        >>> import isd
+        >>> adata = isd.datasets.simulated(n_obs=60, n_vars=50, n_labels=2)
+        >>> isd.model.VAE.setup_anndata(adata)
+        >>> vae = isd.model.VAE(adata, n_latent=4, n_hidden=16)
+        >>> vae.gene_map().gene_of.shape
+        (50,)
         """
         table: pd.DataFrame = self.feature_table
         if self.gene_column not in table and self.gene_of is not None:
@@ -275,6 +284,17 @@ class GeneEncoderMixin:
         ------
         ValueError
             If it is not there and no data are attached.
+
+        Examples
+        --------
+        >>> import isd
+        >>> adata = isd.datasets.simulated(n_obs=60, n_vars=50, n_labels=2)
+        >>> isd.model.VAE.setup_anndata(adata)
+        >>> vae = isd.model.VAE(adata, n_latent=4, n_hidden=16)
+        >>> vae.train(max_steps=2, progress=False)
+        >>> encoder = vae.require_gene_encoder(progress=False)
+        >>> encoder is vae.gene_encoder
+        True
         """
         if self._gene_encoder is None:
             if self._adata is None:

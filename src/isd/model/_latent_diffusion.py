@@ -88,6 +88,13 @@ class LatentDiffusion(PretrainedDiffusionMixin, IsdModel):
     >>> model.train(max_steps=5, vae_kwargs={"max_steps": 5}, progress=False)
     >>> isd.tl.generate(model, n_obs=7).shape
     (7, 60)
+    >>> {name: tuple(values.shape) for name, values in model.latent_tensors().items()}
+    {'latent_mean': (80, 32), 'latent_std': (80, 32), 'log_library': (80, 1), 'codes': (80, 2)}
+    >>> density = model.latent_density("gaussian")  # what generate(latents="gaussian") draws from
+    >>> import tempfile
+    >>> folder = f"{tempfile.mkdtemp()}/model"
+    >>> model.save(folder)
+    >>> again = isd.model.LatentDiffusion.load(folder)
     """
 
     _module_cls = LatentDiffusionModule

@@ -155,7 +155,7 @@ class PretrainedMixin:
         vocabulary
             ``"target"``: the features of ``adata``. ``"union"``: these, then the reference's others, which keep its weights and take no
             part in training and likelihood, as these cells were not measured for them; generated cells have them. The model's
-            :attr:`adata` is then a new AnnData with columns for them. Not for a decoder with genes.
+            ``adata`` is then a new AnnData with columns for them. Not for a decoder with genes.
         freeze
             Parts that :meth:`train` leaves as they are: ``"encoder"``, ``"decoder"``, ``"first_layer"`` (of the encoder: a row
             for each feature), ``"last_layer"`` (of the decoder: what has a row for each feature), ``"trunk"`` (all else of

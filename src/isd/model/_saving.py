@@ -107,6 +107,19 @@ class Saving(Sharing, BaseModelClass):
         Notes
         -----
         Of several processes that trained together (``strategy="ddp"``), the first writes and the others do nothing.
+
+        Examples
+        --------
+        >>> import isd
+        >>> adata = isd.datasets.simulated(n_obs=60, n_vars=50, n_labels=2)
+        >>> isd.model.VAE.setup_anndata(adata)
+        >>> vae = isd.model.VAE(adata, n_latent=4, n_hidden=16)
+        >>> vae.train(max_steps=2, progress=False)
+        >>> import tempfile
+        >>> folder = f"{tempfile.mkdtemp()}/vae"
+        >>> vae.save(folder, save_anndata=True)
+        >>> isd.model.VAE.load(folder).fingerprint == vae.fingerprint
+        True
         """
         if process_rank():
             return
@@ -278,5 +291,20 @@ class Saving(Sharing, BaseModelClass):
         ValueError
             If files are damaged, were changed, or ask for more than they hold; if they are of a newer format; if the
             features of ``adata`` are others or in another order.
+
+        Examples
+        --------
+        >>> import isd
+        >>> adata = isd.datasets.simulated(n_obs=60, n_vars=50, n_labels=2)
+        >>> isd.model.VAE.setup_anndata(adata)
+        >>> vae = isd.model.VAE(adata, n_latent=4, n_hidden=16)
+        >>> vae.train(max_steps=2, progress=False)
+        >>> import tempfile
+        >>> folder = f"{tempfile.mkdtemp()}/vae"
+        >>> vae.save(folder)
+        >>> again = isd.model.VAE.load(folder)  # without data: generating and decoding need none
+        >>> again = isd.model.VAE.load(folder, adata)
+        >>> again.get_latent_representation().shape
+        (60, 4)
         """
         return cls._load(dir_path, adata, accelerator, device, allow_pickle)

@@ -103,6 +103,13 @@ class VAE(FromSCimilarity, PretrainedMixin, GeneEncoderMixin, Coding):
     >>> vae.train(max_steps=5, progress=False)
     >>> vae.get_latent_representation().shape
     (80, 4)
+    >>> mean, std = vae.encode_distribution()
+    >>> vae.decode(mean[:3], library_size=100, seed=0).sum(axis=1).A1.tolist()
+    [100.0, 100.0, 100.0]
+    >>> vae.get_normalized_expression(indices=[0, 1]).shape
+    (2, 60)
+    >>> vae.posterior_predictive_sample(indices=[0, 1], seed=0).shape, vae.sample_prior(5, seed=0).shape
+    ((2, 60), (5, 60))
     """
 
     _module_cls = VAEModule
@@ -278,7 +285,7 @@ class VAE(FromSCimilarity, PretrainedMixin, GeneEncoderMixin, Coding):
 
         Notes
         -----
-        Writes :attr:`history`, ``train_indices``, ``validation_indices`` and ``test_indices``. A second call goes on
+        Writes ``history``, ``train_indices``, ``validation_indices`` and ``test_indices``. A second call goes on
         from the weights that are there.
 
         Ctrl-C (SIGINT) and SIGTERM end the training after the step that runs: a last checkpoint is written where there is a
@@ -286,7 +293,7 @@ class VAE(FromSCimilarity, PretrainedMixin, GeneEncoderMixin, Coding):
         Ctrl-C ends it at once.
 
         With ``strategy="ddp"`` and several ``devices`` (or ``num_nodes``), each batch is split over the processes: it is the
-        training of one process, only faster. Metrics are averaged over them, :attr:`history` lives on the first, and
+        training of one process, only faster. Metrics are averaged over them, ``history`` lives on the first, and
         the first alone writes.
         """
         adata = self._validate_anndata()  # another model may have rewritten obs["_scvi_labels"]

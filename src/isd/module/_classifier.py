@@ -32,6 +32,15 @@ class ClassifierModule(BaseModuleClass):
         Shape of the network.
     start_guide_time
         Trained on times below this (1 is all; the published classifier has 0.5).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from isd.diffusion import StraightPath
+    >>> from isd.module import ClassifierModule
+    >>> module = ClassifierModule(4, 3, schedule=StraightPath(), hidden=(16, 16))  # 4 latents and log library size
+    >>> module.log_prob(torch.zeros(5, 5), torch.full((5,), 0.5), torch.zeros(5)).shape
+    torch.Size([5])
     """
 
     def __init__(
@@ -61,7 +70,7 @@ class ClassifierModule(BaseModuleClass):
 
     @auto_move_data
     def inference(self, latents: Tensor) -> dict[str, Tensor]:
-        """Standardise latents and noise them at random times; a tenth stays clean for :meth:`predict`'s sake."""
+        """Standardise latents and noise them at random times; a tenth stays clean for prediction."""
         x0 = self.scaler(latents)
         t = torch.rand(x0.shape[0], device=x0.device) * self.start_guide_time
         t = torch.where(torch.rand_like(t) < 0.1, torch.zeros_like(t), t)

@@ -59,6 +59,16 @@ class GeneVAEModule(VAEModule):
     ------
     ValueError
         If no gene has several isoforms, genes are not in that order, or a likelihood has no gene level.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from isd.module import GeneVAEModule
+    >>> module = GeneVAEModule(5, gene_of=[0, 0, 1, 1, 2], n_hidden=8, n_latent=2, usage_rank=2).eval()
+    >>> z, log_library = torch.zeros(3, 2), torch.full((3, 1), 4.0)
+    >>> px = module.generative(z, log_library, torch.zeros(3, 2, dtype=torch.long), None)["px"]
+    >>> px.mean.shape, px.gene_mean.shape
+    (torch.Size([3, 5]), torch.Size([3, 3]))
     """
 
     likelihood_of_stored = True
@@ -173,7 +183,7 @@ class GeneVAEModule(VAEModule):
 
     @torch.no_grad()
     def set_usage_loadings(self, loadings: np.ndarray) -> None:
-        """Start the layer of usage from axes of shape ``(k, n_vars)``, such as :func:`usage_loadings` gives."""
+        """Start the layer of usage from axes of shape ``(k, n_vars)``, of which :class:`isd.model.VAE` takes the principal axes of usage."""
         ours = self._gene_decoder.usage.loadings
         k = min(len(ours), len(loadings))
         ours[:k] = torch.as_tensor(loadings[:k, self._features[: self.n_shared]], dtype=torch.float32).to(ours.device)

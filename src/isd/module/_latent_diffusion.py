@@ -26,6 +26,15 @@ class LatentScaler(nn.Module):
         Width of the vectors.
     enabled
         ``False`` leaves vectors as they are (published configuration).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from isd.module import LatentScaler
+    >>> scaler = LatentScaler(1)
+    >>> scaler.fit(torch.tensor([[1.0], [3.0]]), torch.zeros(2, 1))
+    >>> scaler(torch.tensor([[4.0]])), scaler.inverse(torch.tensor([[1.0]]))
+    (tensor([[2.]]), tensor([[3.]]))
     """
 
     mean: Tensor
@@ -104,6 +113,16 @@ class LatentDiffusionModule(BaseModuleClass):
         Whether the log library size is generated too, and whether vectors are standardised.
     time_sampling
         Distribution of training times: ``"logit_normal"`` or ``"uniform"``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from isd.diffusion import StraightPath
+    >>> from isd.module import LatentDiffusionModule
+    >>> module = LatentDiffusionModule(4, [3, 1], schedule=StraightPath(), n_hidden=8, n_blocks=1)
+    >>> noised = module.inference(torch.zeros(6, 5))  # latents and log library size
+    >>> module.generative(noised["x_t"], noised["t"], torch.zeros(6, 2, dtype=torch.long))["prediction"].shape
+    torch.Size([6, 5])
     """
 
     def __init__(

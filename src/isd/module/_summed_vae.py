@@ -57,6 +57,14 @@ class SummedVAEModule(VAEModule):
     ------
     ValueError
         If ``encoder_rows`` is unknown, or the likelihood is not one of counts.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from isd.module import SummedVAEModule
+    >>> module = SummedVAEModule(5, n_genes=2, n_groups=3, n_hidden=8, n_latent=2)
+    >>> module.group_of.copy_(torch.tensor([0, 0, 1, 1, 2])).tolist()
+    [0, 0, 1, 1, 2]
     """
 
     likelihood_of_stored = True

@@ -89,6 +89,16 @@ class VAEModule(BaseModuleClass):
     sparse_input
         Whether the first layer reads sparse minibatches as they are (``True``) or made dense (``False``). ``None`` goes
         by the density of each minibatch, and leaves dense ones dense. The results are the same.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from isd.module import VAEModule
+    >>> module = VAEModule(5, n_hidden=8, n_latent=2).eval()
+    >>> z, log_library = torch.zeros(3, 2), torch.full((3, 1), 4.0)
+    >>> px = module.generative(z, log_library, torch.zeros(3, 2, dtype=torch.long), None)["px"]
+    >>> px.mean.sum(1).log().detach()  # the library size
+    tensor([4., 4., 4.])
     """
 
     sparse_input: bool | None = None

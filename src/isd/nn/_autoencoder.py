@@ -52,6 +52,13 @@ class MLP(nn.Sequential):
     n_covariates
         Where given, the first layer is a :class:`CountLinear` with so many columns beside its input, and is called with
         a pair.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from isd.nn import MLP
+    >>> MLP(3, [8, 4], norm="layer", activation="silu", dropout=0.0)(torch.zeros(2, 3)).shape
+    torch.Size([2, 4])
     """
 
     def __init__(
@@ -93,6 +100,15 @@ class CountEncoder(nn.Module):
         ``True`` gives a point (variance zero), as the published autoencoder does.
     l2_normalize
         Put the latent on the unit sphere (published autoencoder).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from isd.nn import CountEncoder
+    >>> encoder = CountEncoder(5, 1, n_hidden=8, n_layers=1, n_latent=2)
+    >>> mean, variance = encoder(torch.zeros(3, 5), torch.zeros(3, 1))
+    >>> mean.shape, variance.shape
+    (torch.Size([3, 2]), torch.Size([3, 2]))
     """
 
     def __init__(
@@ -149,6 +165,14 @@ class LowRankLinear(nn.Module):
         Width of input and output.
     rank
         Width of the bottleneck.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from isd.nn import LowRankLinear
+    >>> layer = LowRankLinear(4, 100, rank=2)
+    >>> layer(torch.zeros(3, 4)).shape, sum(p.numel() for p in layer.parameters())  # 500 in a full layer
+    (torch.Size([3, 100]), 310)
     """
 
     def __init__(self, n_input: int, n_output: int, rank: int) -> None:
@@ -204,6 +228,14 @@ class CountDecoder(nn.Module):
         Columns of the covariates that shift the logits of the mean, each feature's by a number of its own, besides
         what the network makes of them. Such a shift is the same for every latent: it holds for a label in a batch that
         it was never seen in.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from isd.nn import CountDecoder
+    >>> decoder = CountDecoder(2, 1, 5, n_hidden=8, n_layers=1, heads=["dispersion"]).eval()
+    >>> {name: tuple(value.shape) for name, value in decoder(torch.zeros(3, 2), torch.zeros(3, 1)).items()}
+    {'mean': (3, 5), 'dispersion': (3, 5)}
     """
 
     def __init__(

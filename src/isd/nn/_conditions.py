@@ -22,6 +22,14 @@ def one_hot_conditions(codes: Tensor, n_categories: Sequence[int]) -> Tensor:
     Returns
     -------
     Tensor of shape ``(n, sum of n_categories over attributes with more than one)``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from isd.nn import one_hot_conditions
+    >>> one_hot_conditions(torch.tensor([[1, 0], [3, 1]]), [3, 2])  # 3 of 3: not given
+    tensor([[0., 1., 0., 1., 0.],
+            [0., 0., 0., 0., 1.]])
     """
     parts = [F.one_hot(codes[:, k].long(), n + 1)[:, :n].to(torch.float32) for k, n in enumerate(n_categories) if n > 1]
     if not parts:
@@ -38,6 +46,14 @@ class Conditions(nn.Module):
         Number of categories of each attribute; code ``n_categories[k]`` means "not given".
     dim
         Width of the embedding.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from isd.nn import Conditions
+    >>> conditions = Conditions([3, 2], dim=4)
+    >>> conditions(torch.tensor([[0, 1], [2, 0]])).shape, conditions.null(1)
+    (torch.Size([2, 4]), tensor([[3, 2]]))
     """
 
     def __init__(self, n_categories: Sequence[int], dim: int) -> None:

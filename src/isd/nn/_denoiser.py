@@ -104,6 +104,14 @@ class MLPUNet(nn.Module):
     References
     ----------
     Luo et al., scDiffusion: conditional generation of high-quality single-cell data (2024).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from isd.nn import MLPUNet
+    >>> net = MLPUNet(5, [3], hidden=(16, 8))
+    >>> net(torch.zeros(4, 5), torch.rand(4), torch.zeros(4, 1, dtype=torch.long)).shape
+    torch.Size([4, 5])
     """
 
     def __init__(

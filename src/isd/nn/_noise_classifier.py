@@ -23,6 +23,13 @@ class NoiseClassifier(nn.Module):
         Widths of the layers; the published classifier has 512, 512 and 256.
     dropout
         Dropout after each layer.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from isd.nn import NoiseClassifier
+    >>> NoiseClassifier(5, 3, hidden=(16, 8))(torch.zeros(4, 5), torch.rand(4)).shape
+    torch.Size([4, 3])
     """
 
     def __init__(

@@ -78,7 +78,7 @@ class Segments(nn.Module):
         self._shared_only: Segments | None = None
 
     def shared_only(self) -> Segments:
-        """Groups of the features in :attr:`shared` alone, for logits of these; made once.
+        """Groups of the features in ``shared`` alone, for logits of these; made once.
 
         A feature that is alone in its group always has a share of 1: a layer of logits needs no column for it.
         """

@@ -29,6 +29,15 @@ class IsoformCounts(NamedTuple):
         Of each pair of a cell and a gene that has counts there: cell, gene, counts of the gene, shape ``(n_pairs,)``.
     pair, column, value
         Of each isoform of these genes: pair, feature, counts, shape ``(n_entries,)``, ordered by pair.
+
+    Examples
+    --------
+    >>> import torch
+    >>> x = torch.tensor([[3.0, 1.0]]).to_sparse_csr()
+    >>> batch = SparseBatch(x.crow_indices(), x.col_indices(), x.values(), 2)
+    >>> counts = isoform_counts(batch, Segments(torch.tensor([0, 0])))
+    >>> counts.total, counts.value
+    (tensor([4.]), tensor([3., 1.]))
     """
 
     n_cells: int
@@ -86,7 +95,17 @@ def isoform_counts(batch: SparseBatch, genes: Segments) -> IsoformCounts:
 
 
 def pair_log_softmax(counts: IsoformCounts, logits: Tensor) -> Tensor:
-    """Log usage of each entry: softmax of ``logits``, shape ``(n_entries,)``, within each pair of cell and gene."""
+    """Log usage of each entry: softmax of ``logits``, shape ``(n_entries,)``, within each pair of cell and gene.
+
+    Examples
+    --------
+    >>> import torch
+    >>> x = torch.tensor([[3.0, 1.0]]).to_sparse_csr()
+    >>> batch = SparseBatch(x.crow_indices(), x.col_indices(), x.values(), 2)
+    >>> counts = isoform_counts(batch, Segments(torch.tensor([0, 0])))
+    >>> pair_log_softmax(counts, torch.log(torch.tensor([6.0, 2.0]))).exp()
+    tensor([0.7500, 0.2500])
+    """
     n = len(counts.total)
     largest = logits.new_full((n,), -torch.inf).scatter_reduce(0, counts.pair, logits.detach(), "amax")
     shifted = logits - largest.index_select(0, counts.pair)
@@ -171,6 +190,15 @@ def multinomial_log_likelihood(counts: IsoformCounts, logits: Tensor, *, constan
     Returns
     -------
     Log-likelihood of each cell, in nats, shape ``(n_cells,)``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> x = torch.tensor([[3.0, 1.0]]).to_sparse_csr()
+    >>> batch = SparseBatch(x.crow_indices(), x.col_indices(), x.values(), 2)
+    >>> counts = isoform_counts(batch, Segments(torch.tensor([0, 0])))
+    >>> multinomial_log_likelihood(counts, torch.zeros(2)).exp()  # 4 of 16
+    tensor([0.2500])
     """
     seen = torch.nonzero(counts.value > 0).flatten()
     x = counts.value[seen]

@@ -27,6 +27,14 @@ class Columns(NamedTuple):
         Where each column starts, shape ``(n_columns + 1,)``.
     rows, values
         Cell and count, shape ``(n_stored,)``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from isd.nn import Columns
+    >>> x = torch.tensor([[0.0, 3.0], [2.0, 0.0]]).to_sparse_csc()
+    >>> Columns(x.ccol_indices(), x.row_indices(), x.values()).values
+    tensor([2., 3.])
     """
 
     ptr: Tensor

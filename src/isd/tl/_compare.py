@@ -37,6 +37,19 @@ class ModelChoice:
         ``auc_se`` (its standard error over cells and draws), ``neg_log_likelihood`` (nats a cell, importance-weighted;
         ``NaN`` where the decoder has no likelihood of counts), ``within_noise`` (of the lowest ``auc``) and ``chosen``.
         ``floor`` is ``auc`` of one half of the validation cells against the other.
+
+    Examples
+    --------
+    >>> import isd
+    >>> adata = isd.datasets.simulated(n_obs=120, n_vars=60, n_labels=2)
+    >>> isd.pp.split(adata, validation_size=0.3)
+    >>> isd.model.LatentDiffusion.setup_anndata(adata)
+    >>> model = isd.model.LatentDiffusion(adata)
+    >>> model.train(max_steps=5, vae_kwargs={"max_steps": 5}, progress=False)
+    >>> options = {"n_draws": 1, "n_estimators": 10, "n_mc_samples": 2, "progress": False}
+    >>> found = isd.tl.compare_models({"a": model, "b": model}, adata, **options)
+    >>> len(found.table), found.best in ("a", "b")
+    (2, True)
     """
 
     best: Any

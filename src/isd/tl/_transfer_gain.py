@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from scipy import stats
+from scvi.data._constants import _SCVI_UUID_KEY
 
 from isd._constants import SPLIT_KEY, SPLIT_TEST, SPLIT_TRAIN, SPLIT_VALIDATION
 from isd._progress import track
@@ -43,6 +44,15 @@ class TransferGain:
         trainings).
     cells
         Log-likelihood of each held-out cell (rows) by arm (columns), nats, means over trainings.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from isd.tl import TransferGain
+    >>> table = pd.DataFrame({"gain": [0.0, 1.2, 9.5]}, index=["scratch", "shuffled", "pretrained"])
+    >>> found = TransferGain(worth_it=True, verdict="It helps.", table=table, cells=pd.DataFrame())
+    >>> found.worth_it, float(found.table.loc["pretrained", "gain"])  # as isd.tl.transfer_gain returns it
+    (True, 9.5)
     """
 
     worth_it: bool
@@ -177,6 +187,8 @@ def _with_inner_split(adata: AnnData, train: np.ndarray, held_out: np.ndarray, c
     cells = adata[rows].to_memory() if adata.isbacked else adata[rows].copy()
     if SPLIT_KEY in cells.obs:
         del cells.obs[SPLIT_KEY]
+    # scvi-tools knows data by this: with the caller's, what is registered for the copy would replace what is for adata
+    cells.uns.pop(_SCVI_UUID_KEY, None)
     inner = resolve_split(cells[np.isin(rows, train)], codes[train], validation_size=0.2, seed=seed)
     split = np.full(len(rows), SPLIT_TEST, dtype=object)
     where = np.flatnonzero(np.isin(rows, train))

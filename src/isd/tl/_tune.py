@@ -46,6 +46,19 @@ class GuidanceChoice:
         ``classifier_scale``, ``start_guide_step``, ``label``, ``n`` cells, ``agreement`` and ``coverage`` (means over
         draws) with their standard errors ``agreement_se`` and ``coverage_se``, ``real_agreement`` (of the validation
         cells themselves), ``score`` and ``score_se``, and ``chosen``.
+
+    Examples
+    --------
+    >>> import isd
+    >>> adata = isd.datasets.simulated(n_obs=120, n_vars=60, n_labels=2)
+    >>> isd.pp.split(adata, validation_size=0.3)
+    >>> isd.model.LatentDiffusion.setup_anndata(adata)
+    >>> model = isd.model.LatentDiffusion(adata)
+    >>> model.train(max_steps=5, vae_kwargs={"max_steps": 5}, progress=False)
+    >>> choice = isd.tl.tune_guidance(model, adata, scales=(1, 2), progress=False)
+    >>> fake = isd.tl.generate(model, n_obs=4, guidance_scale=choice.guidance_scale)
+    >>> choice.table["guidance_scale"].unique().tolist()
+    [1.0, 2.0]
     """
 
     guidance_scale: float | dict[Any, float]
