@@ -313,7 +313,9 @@ class Classifier(IsdModel):
         ValueError
             If it is another diffusion model than the classifier was trained with.
         """
-        if diffusion is None and not allow_pickle:  # a folder of another class is the first thing to say: its load() needs no diffusion
+        if (
+            diffusion is None and not allow_pickle
+        ):  # a folder of another class is the first thing to say: its load() needs no diffusion
             check_class(Path(dir_path), read_document(dir_path), cls.__name__)
         _check_diffusion(diffusion)
         model = cls._load(dir_path, adata, accelerator, device, allow_pickle, diffusion=diffusion)
