@@ -250,26 +250,30 @@ def run(args: argparse.Namespace) -> None:
                     print(data, n, seed, arm, shown, flush=True)
 
 
+def with_interval(values: pd.Series, digits: int) -> str:
+    """Mean with half of its 95% interval, by Student's distribution; without one for a single run."""
+    if len(values) < 2:
+        return f"{values.mean():+.{digits}f}" if len(values) else ""
+    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
+    return f"{values.mean():+.{digits}f} ± {half:.{digits}f}"
+
+
 def print_table(args: argparse.Namespace) -> None:
     """Means over worlds and seeds; intervals are Student's over these runs."""
     frame = pd.read_csv(args.out)
     runs = ["data", "seed", "n"]
     frame["kind"] = frame["data"].str.replace(r" \d+", "s", regex=True)
-    scratch = frame[frame["arm"] == "scratch"].set_index(runs)
+    bases = {arm: frame[frame["arm"] == arm].set_index(runs) for arm in ("default", "scratch")}
     rows = []
     for (kind, n, arm), part in frame.groupby(["kind", "n", "arm"], sort=False):
         part = part.set_index(runs)
-        base = scratch.loc[part.index]
         row: dict[str, Any] = {"data": kind, "n": n, "arm": arm, "runs": len(part), "nll": round(part["nll"].mean(), 1)}
-        percent = 100 * (part["nll"] / base["nll"] - 1)
-        for name, values, digits in (
-            ("nll, %", percent, 1),
-            ("auc_pcs - scratch", part["auc_pcs"] - base["auc_pcs"], 3),
-        ):
-            mean, half = values.mean(), np.nan
-            if len(values) > 1:
-                half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
-            row[name] = "" if arm == "scratch" else f"{mean:+.{digits}f} ± {half:.{digits}f}"
+        for name, base in bases.items():
+            both = part.index.intersection(base.index)
+            percent = 100 * (part.loc[both, "nll"] / base.loc[both, "nll"] - 1)
+            auc = part.loc[both, "auc_pcs"] - base.loc[both, "auc_pcs"]
+            row[f"nll, % of {name}"] = "" if arm == name else with_interval(percent, 1)
+            row[f"auc_pcs - {name}"] = "" if arm == name else with_interval(auc, 3)
         row |= {"auc_pcs": round(part["auc_pcs"].mean(), 3), "auc_features": round(part["auc_features"].mean(), 3)}
         row |= {"precision": round(part["precision"].mean(), 2), "shift": round(part["dispersion_shift"].mean(), 2)}
         rows.append(row)
