@@ -266,8 +266,14 @@ def test_a_reference_of_another_depth_is_far_and_trains_in_larger_steps_where_ce
     vae.save(tmp_path / "model")
     assert VAE.load(tmp_path / "model", adata)._train_rule()["lr"] == 1e-3
     few = adata[:100].copy()
+    few.var_names = ["NOVEL", *few.var_names[1:]]
     VAE.setup_anndata(few)
-    assert VAE.from_pretrained(known, few)._train_rule()["lr"] == 3e-4
+    vae = VAE.from_pretrained(known, few)
+    assert vae._train_rule()["lr"] == 3e-4
+    # its scores are no ground for a regression of what it does not know
+    start = VAE.from_pretrained(known, few, calibrate=False)
+    assert vae.transfer_report["source"][0] == "from gene"
+    assert torch.equal(vae.module.decoder.mean.loadings[:, 0], start.module.decoder.mean.loadings[:, 0])
 
 
 def test_new_features_start_from_the_dispersion_of_features_that_are_seen(adata, reference):

@@ -146,7 +146,7 @@ class PretrainedMixin:
         nothing). All dispersions are moved by one number, the most likely one: bulk averages over cells what makes single
         cells differ. All posteriors are widened or narrowed alike, by the evidence bound: an encoder that has learnt of a million
         counts a sample is too sure of a cell of two thousand. Features that the reference does not know are regressed on its
-        scores of the training cells, and the head that tells labels is fitted to them. The principal axes of the training cells that the reference lacks are added to its own, with scores that a
+        scores of the training cells (not where it is far from them: ``pretrained_["far"]``), and the head that tells labels is fitted to them. The principal axes of the training cells that the reference lacks are added to its own, with scores that a
         ridge regression finds in what the copied decoder makes of these cells.
 
         The model can be used at once; :meth:`train` fine-tunes it.
@@ -307,7 +307,9 @@ def _pretrained(
         shift = calibrate_dispersion(model, rows)
         if not {"encoder", "trunk"} & set(parts):
             calibrate_posterior(model, rows)
-        if not {"decoder", "last_layer"} & set(parts):
+        far = far or precision < KNOWS_LITTLE
+        # scores of a reference that is not right about these cells are no ground for a regression
+        if not far and not {"decoder", "last_layer"} & set(parts):
             measured = ~getattr(model, "unmeasured_", np.zeros(len(features.source), dtype=bool))
             fit_unknown_rows(model, rows, ~features.copied & measured, features.source == FROM_GENE)
         fit_label_head(model, rows)
@@ -316,7 +318,7 @@ def _pretrained(
         "reference": known.fingerprint,
         "precision": precision,
         "dispersion_shift": shift,
-        "far": far or (precision is not None and precision < KNOWS_LITTLE),
+        "far": far,
     }
     model._remember_rows(*model._split())
     model.train_obs_hash_ = np.union1d(model.train_obs_hash_, np.asarray(known.train_obs_hash))
