@@ -5,7 +5,8 @@ transcripts; the target cells on another, of which the references know 80%, in a
 `n` cells, a fifth of them for validation, and 300 test cells that nothing but the last number reads. Every arm is trained with as
 many settings, and the one that is best on the validation cells counts.
 
-- scratch: a VAE of default settings;
+- default: a VAE as `train()` trains it, the one arm that is not tuned;
+- scratch: a VAE of default settings, its training tuned;
 - joint: with `--shared`, one VAE of bulk and cells together, told apart by batch, on the transcripts that both have;
 - atlas, bulk: `VAE.from_pretrained` with that reference; "shuffled": the same with the reference's features in a random order;
 
@@ -41,12 +42,14 @@ from isd.model._training import seeded
 
 OUT = Path(__file__).parent / "out"
 KEYS = ["data", "seed", "n", "arm"]
-#: Settings of each kind of arm, as many for each: share of the default number of steps, and options of training.
-SCRATCH = [(0.25, {"dispersion_lr": 5e-2}), (0.5, {"dispersion_lr": 5e-2})]
-PRETRAINED = [(0.5, {"dispersion_lr": 5e-2}), (1.0, {"dispersion_lr": 5e-2})]
+#: What a user gets who tunes nothing: share of the default number of steps, and options of training.
+DEFAULT = [(1.0, {})]
+#: Settings of every other kind of arm, as many for each.
+SCRATCH = [(share, {"dispersion_lr": 5e-2}) for share in (0.25, 0.5, 1.0)]
+PRETRAINED = [(share, {"dispersion_lr": 5e-2, "lr": lr}) for share, lr in ((0.25, 3e-4), (1.0, 3e-4), (1.0, 1e-3))]
 #: for weights that mean nothing: all the freedom that scratch has
-SHUFFLED = [(1.0, {"dispersion_lr": 5e-2, "lr": 1e-3}), (2.0, {"dispersion_lr": 5e-2, "lr": 1e-3})]
-ARMS = ("scratch", "atlas", "bulk", "atlas shuffled", "bulk shuffled", "joint")
+SHUFFLED = [(share, {"dispersion_lr": 5e-2, "lr": 1e-3}) for share in (0.5, 1.0, 2.0)]
+ARMS = ("default", "scratch", "atlas", "bulk", "atlas shuffled", "bulk shuffled", "joint")
 
 
 def simulate(world: int, args: argparse.Namespace) -> dict[str, ad.AnnData]:
@@ -146,7 +149,7 @@ def start(arm: str, references: dict[str, VAE], cells: ad.AnnData, bulk: ad.AnnD
     """The model of an arm before it is trained."""
     if arm == "joint":
         return joint(cells, bulk, seed)
-    if arm == "scratch":
+    if arm in ("default", "scratch"):
         return VAE(cells, seed=seed)
     name, _, shuffled = arm.partition(" ")
     if shuffled:
@@ -186,7 +189,8 @@ def run_arm(
     arm: str, references: dict[str, VAE], cells: ad.AnnData, bulk: ad.AnnData, seed: int, args: argparse.Namespace
 ) -> dict[str, Any]:
     """Numbers of the setting that is best on validation cells."""
-    settings = SCRATCH if arm in ("scratch", "joint") else SHUFFLED if "shuffled" in arm else PRETRAINED
+    kinds = {"default": DEFAULT, "scratch": SCRATCH, "joint": SCRATCH}
+    settings = kinds.get(arm, SHUFFLED if "shuffled" in arm else PRETRAINED)
     best: tuple[float, VAE, dict[str, Any]] | None = None
     begun = time.perf_counter()
     for share, options in settings:
@@ -220,7 +224,9 @@ def run(args: argparse.Namespace) -> None:
         data = name + (", shared" if args.shared else "")
         parts = real() if args.real else simulate(int(name.split()[1]), args)
         arms = [
-            arm for arm in args.arms if arm == "scratch" or arm.split()[0] in parts or (arm == "joint" and args.shared)
+            arm
+            for arm in args.arms
+            if arm in ("default", "scratch") or arm.split()[0] in parts or (arm == "joint" and args.shared)
         ]
         references = {}
         for kind in ("atlas", "bulk"):
@@ -244,26 +250,30 @@ def run(args: argparse.Namespace) -> None:
                     print(data, n, seed, arm, shown, flush=True)
 
 
+def with_interval(values: pd.Series, digits: int) -> str:
+    """Mean with half of its 95% interval, by Student's distribution; without one for a single run."""
+    if len(values) < 2:
+        return f"{values.mean():+.{digits}f}" if len(values) else ""
+    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
+    return f"{values.mean():+.{digits}f} ± {half:.{digits}f}"
+
+
 def print_table(args: argparse.Namespace) -> None:
     """Means over worlds and seeds; intervals are Student's over these runs."""
     frame = pd.read_csv(args.out)
     runs = ["data", "seed", "n"]
     frame["kind"] = frame["data"].str.replace(r" \d+", "s", regex=True)
-    scratch = frame[frame["arm"] == "scratch"].set_index(runs)
+    bases = {arm: frame[frame["arm"] == arm].set_index(runs) for arm in ("default", "scratch")}
     rows = []
     for (kind, n, arm), part in frame.groupby(["kind", "n", "arm"], sort=False):
         part = part.set_index(runs)
-        base = scratch.loc[part.index]
         row: dict[str, Any] = {"data": kind, "n": n, "arm": arm, "runs": len(part), "nll": round(part["nll"].mean(), 1)}
-        percent = 100 * (part["nll"] / base["nll"] - 1)
-        for name, values, digits in (
-            ("nll, %", percent, 1),
-            ("auc_pcs - scratch", part["auc_pcs"] - base["auc_pcs"], 3),
-        ):
-            mean, half = values.mean(), np.nan
-            if len(values) > 1:
-                half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
-            row[name] = "" if arm == "scratch" else f"{mean:+.{digits}f} ± {half:.{digits}f}"
+        for name, base in bases.items():
+            both = part.index.intersection(base.index)
+            percent = 100 * (part.loc[both, "nll"] / base.loc[both, "nll"] - 1)
+            auc = part.loc[both, "auc_pcs"] - base.loc[both, "auc_pcs"]
+            row[f"nll, % of {name}"] = "" if arm == name else with_interval(percent, 1)
+            row[f"auc_pcs - {name}"] = "" if arm == name else with_interval(auc, 3)
         row |= {"auc_pcs": round(part["auc_pcs"].mean(), 3), "auc_features": round(part["auc_features"].mean(), 3)}
         row |= {"precision": round(part["precision"].mean(), 2), "shift": round(part["dispersion_shift"].mean(), 2)}
         rows.append(row)

@@ -5,6 +5,7 @@ from isd.model import VAE
 from isd.model._calibrate import (
     calibrate_dispersion,
     calibrate_means,
+    calibrate_posterior,
     dirichlet_precision,
     expected_sums,
     gamma_precision,
@@ -71,3 +72,19 @@ def test_dispersions_that_are_all_off_are_put_right(adata, gene_key):
     np.testing.assert_allclose(vae.module.log_theta.detach(), log_theta, atol=0.5)
     # what was moved can still be trained
     vae.train(max_steps=2, gene_encoder=False)
+
+
+def test_an_encoder_that_is_far_too_sure_is_put_right(adata):
+    VAE.setup_anndata(adata)
+    vae = VAE(adata, n_hidden=16, n_latent=4)
+    vae.train(max_steps=60, gene_encoder=False)
+    rows, encoder = np.arange(adata.n_obs), vae.module.encoder
+    calibrate_posterior(vae, rows)
+    before = float(vae.get_elbo())
+    encoder.mean.weight.data *= 2.0
+    encoder.mean.bias.data *= 2.0
+    encoder.log_var.bias.data -= 4.0
+    spoilt = float(vae.get_elbo())
+    scale, log_factor = calibrate_posterior(vae, rows)
+    assert scale == pytest.approx(0.5, rel=0.15) and log_factor == pytest.approx(4.0, abs=0.4)
+    assert abs(float(vae.get_elbo()) - before) < 0.1 * abs(spoilt - before)

@@ -14,8 +14,8 @@ def test_axes_of_a_label_that_the_reference_lacks_are_added_and_used_at_once(ada
     mine = adata[200:].copy()
     VAE.setup_anndata(mine, gene_key=gene_key)
     new = np.flatnonzero(mine.obs["leiden"] == "1")
-    without = VAE.from_pretrained(reference, mine, own_axes=0)
-    vae = VAE.from_pretrained(reference, mine)
+    without = VAE.from_pretrained(reference, mine, own_axes=0, calibrate=False)
+    vae = VAE.from_pretrained(reference, mine, calibrate=False)
     layer = vae.module.decoder.mean
     # as many as fit below the width of the hidden layer, and none along the reference's
     assert len(layer.loadings) == 15 and len(without.module.decoder.mean.loadings) == 6

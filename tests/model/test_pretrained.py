@@ -238,12 +238,12 @@ def test_labels_are_matched_by_name(adata, reference):
     mine = adata[200:].copy()
     mine.obs["leiden"] = mine.obs["leiden"].map({"0": "2", "1": "new", "2": "0", "3": "2"}).astype("category")
     VAE.setup_anndata(mine)
-    vae = VAE.from_pretrained(reference, mine)
+    vae = VAE.from_pretrained(reference, mine, calibrate=False)
     theirs = reference.module.label_head.weight
     rows = {label: vae.module.label_head.weight[i] for i, label in enumerate(vae.labels)}
     torch.testing.assert_close(rows["0"], theirs[list(reference.labels).index("0")])
     torch.testing.assert_close(rows["new"], theirs.mean(0))
-    vae = VAE.from_pretrained(reference, mine, match_labels=False)
+    vae = VAE.from_pretrained(reference, mine, match_labels=False, calibrate=False)
     torch.testing.assert_close(vae.module.label_head.weight, theirs.mean(0).expand(3, -1))
 
 
@@ -253,6 +253,37 @@ def test_training_follows_the_rule_for_weights_that_are_nearly_right(adata, refe
     rule, scratch = vae._train_rule(), VAE(mine, **SMALL)._train_rule()
     assert rule["lr"] == 3e-4 < scratch["lr"]
     assert rule["kl_warmup"] == 0 and rule["max_steps"] == scratch["max_steps"] // 4  # fewer than 200 cells
+    assert not vae.pretrained_["far"]
+
+
+def test_a_reference_of_another_depth_is_far_and_trains_in_larger_steps_where_cells_are_enough(adata, tmp_path):
+    deep = adata.copy()
+    deep.X = adata.X * 500
+    known = make_reference(deep, steps=20)
+    VAE.setup_anndata(adata)
+    vae = VAE.from_pretrained(known, adata)
+    assert vae.pretrained_["far"] and vae._train_rule()["lr"] == VAE(adata, **SMALL)._train_rule()["lr"]
+    vae.save(tmp_path / "model")
+    assert VAE.load(tmp_path / "model", adata)._train_rule()["lr"] == 1e-3
+    few = adata[:100].copy()
+    few.var_names = ["NOVEL", *few.var_names[1:]]
+    VAE.setup_anndata(few)
+    vae = VAE.from_pretrained(known, few)
+    assert vae._train_rule()["lr"] == 3e-4
+    # its scores are no ground for a regression of what it does not know
+    start = VAE.from_pretrained(known, few, calibrate=False)
+    assert vae.transfer_report["source"][0] == "from gene"
+    assert torch.equal(vae.module.decoder.mean.loadings[:, 0], start.module.decoder.mean.loadings[:, 0])
+
+
+def test_new_features_start_from_the_dispersion_of_features_that_are_seen(adata, reference):
+    mine = other_cells(adata, np.arange(150))
+    mine.var_names = ["NOVEL", *mine.var_names[1:]]
+    mine.var["gene_id"] = [None, *mine.var["gene_id"][1:]]
+    VAE.setup_anndata(mine)
+    vae = VAE.from_pretrained(reference, mine, calibrate=False)
+    share = torch.softmax(reference.module.decoder.mean.bias, 0)
+    torch.testing.assert_close(vae.module.log_theta[0], share @ reference.module.log_theta)
 
 
 def test_training_stops_when_validation_cells_gain_nothing(adata, reference):

@@ -34,6 +34,8 @@ def test_a_related_reference_gains_on_held_out_cells(adata, reference):
     np.testing.assert_allclose(means, found.table["neg_log_likelihood"], rtol=1e-6)
     assert mine.obs.equals(obs) and reference.fingerprint == before
     assert VAE(mine, **SMALL).adata is mine, "its registration is still the caller's"
+    # what one does next: the cells are still registered
+    assert VAE.from_pretrained(reference, mine).adata is mine
 
 
 def test_test_cells_are_left_out_and_a_part_of_the_training_cells_chooses(adata):
@@ -87,3 +89,24 @@ def test_errors_say_what_to_do(adata, reference):
     fresh.obs["isd_split"] = np.where(np.arange(fresh.n_obs) < 3, "validation", "train")
     with pytest.raises(ValueError, match="3 held-out cells"):
         isd.tl.transfer_gain(reference, fresh, **QUICK)
+
+
+def test_what_from_pretrained_refuses_is_refused_before_any_training(adata, reference, monkeypatch):
+    mine = adata[200:].copy()
+    VAE.setup_anndata(mine)
+
+    def train(self, **kwargs):
+        raise AssertionError("time was spent")
+
+    monkeypatch.setattr(VAE, "train", train)
+    with pytest.raises(ValueError, match="no part of a VAE"):
+        isd.tl.transfer_gain(reference, mine, from_pretrained_kwargs={"freeze": "head"}, **QUICK)
+
+
+def test_a_union_of_vocabularies_is_judged_by_what_was_measured(adata, reference):
+    mine = adata[200:, 40:].copy()
+    VAE.setup_anndata(mine)
+    options = {**QUICK, "steps": [0.01]}
+    found = isd.tl.transfer_gain(reference, mine, from_pretrained_kwargs={"vocabulary": "union"}, **options)
+    # the same features in all arms, or their likelihoods would be far apart
+    assert 0.5 < found.table["neg_log_likelihood"].min() / found.table["neg_log_likelihood"].max() <= 1

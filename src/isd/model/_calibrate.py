@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from scipy import sparse
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize, minimize_scalar
 from scipy.special import gammaln
 from scvi import REGISTRY_KEYS
 from scvi.module._constants import MODULE_KEYS
@@ -127,6 +127,51 @@ def calibrate_dispersion(model: VAE, rows: np.ndarray) -> float:
     if len(shifts) > 1:
         module.decoder.mean_log_concentration.data += shifts[1]
     return shifts[0]
+
+
+@torch.no_grad()
+def calibrate_posterior(model: VAE, rows: np.ndarray) -> tuple[float, float]:
+    """Scale the means of all posteriors, and their variances, by one number each: what the evidence bound of the training cells likes best.
+
+    An encoder that has learnt of a million counts a sample is far too sure of a cell of two thousand, and pays for it in
+    the KL divergence.
+
+    Parameters
+    ----------
+    model
+        Model on its own data.
+    rows
+        Training rows.
+
+    Returns
+    -------
+    Factor of the means, and logarithm of that of the variances.
+    """
+    module: Any = model.module
+    if module.deterministic or module.encoder.l2_normalize:
+        return 1.0, 0.0
+    cells = encoded(model, some_rows(rows, _MAX_NOISE_CELLS))
+    generator = torch.Generator().manual_seed(0)
+    noise = [torch.randn(q[MODULE_KEYS.QZM_KEY].shape, generator=generator) for _, q in cells]
+
+    def loss(values: np.ndarray) -> float:
+        total = 0.0
+        for (tensors, q), drawn in zip(cells, noise, strict=True):
+            mean = float(np.exp(values[0])) * q[MODULE_KEYS.QZM_KEY]
+            var = float(np.exp(values[1])) * q[MODULE_KEYS.QZV_KEY]
+            here = q | {MODULE_KEYS.Z_KEY: mean + var.sqrt() * drawn.to(mean.device)}
+            made = module.generative(**module._get_generative_input(tensors, here))
+            each = module._reconstruction(tensors[REGISTRY_KEYS.X_KEY], here, made)[1]
+            kl = 0.5 * (mean.square() + var - 1.0 - var.log()).sum(dim=1)
+            total += float((each + kl).double().sum())
+        return total
+
+    options = {"xatol": 0.03, "fatol": 0.5, "maxiter": 60, "initial_simplex": [[0.0, 0.0], [-0.3, 0.0], [0.0, 1.0]]}
+    scale, log_factor = minimize(loss, np.zeros(2), method="Nelder-Mead", options=options).x
+    module.encoder.mean.weight *= float(np.exp(scale))
+    module.encoder.mean.bias *= float(np.exp(scale))
+    module.encoder.log_var.bias += float(log_factor)
+    return float(np.exp(scale)), float(log_factor)
 
 
 def encoded(model: VAE, rows: np.ndarray) -> list[tuple[dict[str, torch.Tensor], dict[str, Any]]]:

@@ -128,7 +128,7 @@ def default_vae_train(n_train: int, counts_per_feature: float = np.inf) -> dict[
     return {"lr": 1e-3, "lr_schedule": "one_cycle", "gradient_clip_val": 10.0, "kl_warmup": 0.3, **rule}
 
 
-def pretrained_train(rule: dict[str, Any], n_train: int) -> dict[str, Any]:
+def pretrained_train(rule: dict[str, Any], n_train: int, *, far: bool = False) -> dict[str, Any]:
     """Settings for weights that are nearly right: small steps, fewer of them, and the whole evidence bound from the start.
 
     Parameters
@@ -137,6 +137,9 @@ def pretrained_train(rule: dict[str, Any], n_train: int) -> dict[str, Any]:
         Settings for weights that start from nothing.
     n_train
         Number of training cells: fewer are sooner learnt by heart.
+    far
+        Whether the reference is of another assay, or knows little of these cells: weights that are not nearly right need larger
+        steps, where there are cells enough to learn from.
 
     Examples
     --------
@@ -147,7 +150,8 @@ def pretrained_train(rule: dict[str, Any], n_train: int) -> dict[str, Any]:
     (200, 400)
     """
     steps = max(rule["max_steps"] // (4 if n_train < VERY_FEW else 2), 1)
-    return {**rule, "lr": min(3e-4, rule["lr"]), "max_steps": steps, "kl_warmup": 0.0}
+    lr = rule["lr"] if far and n_train >= VERY_FEW else min(3e-4, rule["lr"])
+    return {**rule, "lr": lr, "max_steps": steps, "kl_warmup": 0.0}
 
 
 def _deep(n_train: int, counts_per_feature: float) -> bool:

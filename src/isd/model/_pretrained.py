@@ -11,13 +11,14 @@ import numpy as np
 import pandas as pd
 import torch
 
-from isd.model._calibrate import calibrate_dispersion, calibrate_means
+from isd.model._calibrate import calibrate_dispersion, calibrate_means, calibrate_posterior
+from isd.model._calibrate_unknown import fit_label_head, fit_unknown_rows
 from isd.model._fields import GENES_KEY, GenesField
 from isd.model._files import MODEL_FILE
 from isd.model._mudata import isoforms_of
 from isd.model._own_axes import add_own_axes
 from isd.model._presets import default_vae
-from isd.model._transfer import RowMap, feature_map, match_rows, report, transferred_state
+from isd.model._transfer import FROM_GENE, RowMap, feature_map, match_rows, report, transferred_state
 from isd.model._union import hide_unmeasured, widen
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ PARTS: tuple[str, ...] = ("encoder", "decoder", "first_layer", "last_layer", "tr
 VAE_FOLDER = "vae"
 #: Standard deviations of the reference's log library size beyond which cells are those of another depth.
 FAR = 2.0
+#: Precision of the prior on means (counts) below which a reference says little of the cells at hand.
+KNOWS_LITTLE = 0.5
 #: Share of the features that the reference knows, below which there is a warning.
 FEW_SHARED = 0.2
 _FIRST = ("encoder.body.0.0.",)
@@ -141,7 +144,9 @@ class PretrainedMixin:
         tell, by a gamma prior around what the copied model expects whose precision is estimated from all features
         (``pretrained_["precision"]``, in counts: large where the reference is right about these cells, below 1 where it says
         nothing). All dispersions are moved by one number, the most likely one: bulk averages over cells what makes single
-        cells differ. The principal axes of the training cells that the reference lacks are added to its own, with scores that a
+        cells differ. All posteriors are widened or narrowed alike, by the evidence bound: an encoder that has learnt of a million
+        counts a sample is too sure of a cell of two thousand. Features that the reference does not know are regressed on its
+        scores of the training cells (not where it is far from them: ``pretrained_["far"]``), and the head that tells labels is fitted to them. The principal axes of the training cells that the reference lacks are added to its own, with scores that a
         ridge regression finds in what the copied decoder makes of these cells.
 
         The model can be used at once; :meth:`train` fine-tunes it.
@@ -164,7 +169,9 @@ class PretrainedMixin:
             Principal axes of the training cells to add to the output layer at most; none where the decoder or part of it is
             frozen, or the layer is full.
         calibrate
-            Whether to fit means and dispersions to the training cells before training.
+            Whether to fit means, dispersions, posteriors, unknown features and the label head to the training cells before
+            training. Posteriors stay as they are where encoder or trunk are frozen, unknown features where the decoder or its
+            last layer are.
         match_labels
             Whether labels of the same name mean the same in both. Say no for numbers of clusters that were found apart.
         seed
@@ -228,14 +235,15 @@ class PretrainedMixin:
         """Parts that training leaves as they are, by name."""
         return list(self.frozen_)
 
-    def _keep_depth(self: Any, rows: np.ndarray) -> None:
-        """The reference's scale of depth, or the cells' own where they are of another depth altogether."""
+    def _keep_depth(self: Any, rows: np.ndarray) -> bool:
+        """The reference's scale of depth, or the cells' own where they are of another depth altogether (``True``)."""
         own, module = self._log_library()[rows], self.module
         module.n_train.fill_(float(len(rows)))
-        far = abs(own.mean() - float(module.library_mean)) > FAR * float(module.library_std)
+        far = bool(abs(own.mean() - float(module.library_mean)) > FAR * float(module.library_std))
         if far and not {"encoder", "decoder", "trunk"} & set(self.frozen_):
             module.library_mean.fill_(float(own.mean()))
             module.library_std.fill_(max(float(own.std()), 1e-2))
+        return far
 
     def _apply_frozen(self: Any) -> None:
         for name, parameter in self.module.named_parameters():
@@ -285,7 +293,7 @@ def _pretrained(
     model.module.load_state_dict(state)
     rows = model._split()[0]
     model._set_templates(rows)
-    model._keep_depth(rows)
+    far = model._keep_depth(rows)
     if model.module.decoder.shift is not None and known.module.decoder.shift is None:
         # the reference knows nothing of batches: what the cells at hand say of theirs
         model._start_shifts(rows)
@@ -297,8 +305,21 @@ def _pretrained(
         outputs = match_rows(model.gene_names, known.gene_names).copied if genes else features.copied
         precision = calibrate_means(model, rows, outputs)
         shift = calibrate_dispersion(model, rows)
+        if not {"encoder", "trunk"} & set(parts):
+            calibrate_posterior(model, rows)
+        far = far or precision < KNOWS_LITTLE
+        # scores of a reference that is not right about these cells are no ground for a regression
+        if not far and not {"decoder", "last_layer"} & set(parts):
+            measured = ~getattr(model, "unmeasured_", np.zeros(len(features.source), dtype=bool))
+            fit_unknown_rows(model, rows, ~features.copied & measured, features.source == FROM_GENE)
+        fit_label_head(model, rows)
     model.transfer_report_ = report(model, known, features)
-    model.pretrained_ = {"reference": known.fingerprint, "precision": precision, "dispersion_shift": shift}
+    model.pretrained_ = {
+        "reference": known.fingerprint,
+        "precision": precision,
+        "dispersion_shift": shift,
+        "far": far,
+    }
     model._remember_rows(*model._split())
     model.train_obs_hash_ = np.union1d(model.train_obs_hash_, np.asarray(known.train_obs_hash))
     model._apply_frozen()

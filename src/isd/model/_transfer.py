@@ -307,6 +307,8 @@ def transferred_state(
         if source is None:
             raise ValueError(_misfit(name, "nothing of that name"))
         made = axes[axis](source, dim) if axis else source.detach().cpu().clone()
+        if name == "log_theta":
+            made[axes[axis].source == NEW] = _usual_dispersion(theirs)
         if name.startswith("decoder.mean.") and made.shape != own.shape and made.ndim and model.module.output_rank:
             made = _widen(made, own.shape)
         if made.shape != own.shape:
@@ -319,6 +321,17 @@ def transferred_state(
             added = axes["outputs"](torch.as_tensor(mean, dtype=torch.float32))
             state["decoder.mean.bias"] = state["decoder.mean.bias"] + added
     return state
+
+
+def _usual_dispersion(theirs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Mean log dispersion of a reference's features (or genes), each with the weight of its counts.
+
+    Those of features with few counts are where training found them, near Poisson; most features have few.
+    """
+    values, bias = theirs["log_theta"].detach().cpu(), theirs.get("decoder.mean.bias")
+    if bias is None or bias.shape != values.shape:
+        return values.mean()
+    return torch.softmax(bias.detach().cpu().double(), dim=0).to(values.dtype) @ values
 
 
 def _shift_columns(model: VAE) -> slice:

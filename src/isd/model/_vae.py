@@ -204,7 +204,9 @@ class VAE(FromSCimilarity, PretrainedMixin, GeneEncoderMixin, Coding):
         rule = PUBLISHED["vae_train"] if self.preset == "published" else default_vae_train(*self._size())
         if self.fine_tuning_ is not None:
             return rule | self.fine_tuning_
-        return rule if self.pretrained_ is None else pretrained_train(rule, self._size()[0])
+        if self.pretrained_ is None:
+            return rule
+        return pretrained_train(rule, self._size()[0], far=bool(self.pretrained_.get("far")))
 
     def train(
         self,
@@ -244,8 +246,9 @@ class VAE(FromSCimilarity, PretrainedMixin, GeneEncoderMixin, Coding):
             feature), then about 40 epochs. After :meth:`from_pretrained`, half of
             that, a quarter below 200 cells.
         batch_size, lr, weight_decay, lr_schedule
-            Of the optimiser (AdamW); ``None`` follows the preset. After :meth:`from_pretrained`, ``lr`` is 3e-4. Several
-            processes split each batch.
+            Of the optimiser (AdamW); ``None`` follows the preset. After :meth:`from_pretrained`, ``lr`` is 3e-4, but 1e-3 for
+            200 training cells or more where the reference is of another depth (bulk) or its means say nothing of these cells
+            (``pretrained_["far"]``). Several processes split each batch.
         kl_warmup
             Share of the training over which the weight of the KL divergence rises (default 0.3; 0 after
             :meth:`from_pretrained`).

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from scipy import stats
-from scvi.data._constants import _SCVI_UUID_KEY
+from scvi.data import _constants
 
 from isd._constants import SPLIT_KEY, SPLIT_TEST, SPLIT_TRAIN, SPLIT_VALIDATION
 from isd._progress import track
@@ -155,7 +155,8 @@ def transfer_gain(
     options = {"seed": seed, **(from_pretrained_kwargs or {})}
     likelihoods: dict[str, list[np.ndarray]] = {arm: [] for arm in ARMS}
     lengths_used: dict[str, list[int]] = {arm: [] for arm in ARMS}
-    work = [(k, arm) for k in range(n_trainings) for arm in ARMS]
+    # the reference first: what from_pretrained refuses is then refused before any training
+    work = [(k, arm) for k in range(n_trainings) for arm in reversed(ARMS)]
     for k, arm in track(work, "Training with and without the reference", progress=progress):
         cells = _with_inner_split(adata, train, held_out, codes, seed + k)
         VAE.setup_anndata(cells, **own)
@@ -168,9 +169,9 @@ def transfer_gain(
             settled = {"max_steps": n_steps, "seed": seed + k, "gene_encoder": False, "progress": False}
             settled |= {} if rate is None else {"dispersion_lr": rate}
             model.train(**{"early_stopping": False, **settled, **given})
-            inner = float(_log_likelihood(model, cells, SPLIT_VALIDATION, n_mc_samples, seed).mean())
+            inner = float(_log_likelihood(model, SPLIT_VALIDATION, n_mc_samples, seed).mean())
             if best is None or inner > best[0]:
-                best = (inner, n_steps, _log_likelihood(model, cells, SPLIT_TEST, n_mc_samples, seed))
+                best = (inner, n_steps, _log_likelihood(model, SPLIT_TEST, n_mc_samples, seed))
         assert best is not None
         lengths_used[arm].append(best[1])
         likelihoods[arm].append(best[2])
@@ -185,10 +186,11 @@ def _with_inner_split(adata: AnnData, train: np.ndarray, held_out: np.ndarray, c
     """Training and held-out cells; a fifth of the former chooses between lengths, the latter are test cells here."""
     rows = np.sort(np.concatenate([train, held_out]))
     cells = adata[rows].to_memory() if adata.isbacked else adata[rows].copy()
+    # registered anew, a copy under the same id would take the place of the caller's cells
+    for key in (_constants._SCVI_UUID_KEY, _constants._MANAGER_UUID_KEY):
+        cells.uns.pop(key, None)
     if SPLIT_KEY in cells.obs:
         del cells.obs[SPLIT_KEY]
-    # scvi-tools knows data by this: with the caller's, what is registered for the copy would replace what is for adata
-    cells.uns.pop(_SCVI_UUID_KEY, None)
     inner = resolve_split(cells[np.isin(rows, train)], codes[train], validation_size=0.2, seed=seed)
     split = np.full(len(rows), SPLIT_TEST, dtype=object)
     where = np.flatnonzero(np.isin(rows, train))
@@ -207,7 +209,8 @@ def _start(arm: str, reference: VAE, cells: AnnData, seed: int, options: dict[st
     return VAE(cells, gene_decoder=reference.module_params["gene_decoder"], seed=seed)
 
 
-def _log_likelihood(model: VAE, cells: AnnData, part: str, n_mc_samples: int, seed: int) -> np.ndarray:
+def _log_likelihood(model: VAE, part: str, n_mc_samples: int, seed: int) -> np.ndarray:
+    cells = model.adata  # with a union of vocabularies, these have more columns
     rows = np.flatnonzero(cells.obs[SPLIT_KEY] == part)
     with seeded(seed):
         values = model.get_marginal_ll(cells, indices=rows, n_mc_samples=n_mc_samples, return_mean=False)
