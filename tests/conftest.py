@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 matplotlib.use("Agg")
 # tensors of tests are small: on a busy machine, several threads only wait for each other
 torch.set_num_threads(1)
+# a shell that starts the tests in the background has SIGINT ignored, in what they start too; tests send it
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
