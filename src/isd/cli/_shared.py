@@ -17,6 +17,7 @@ from rich.markup import escape
 import isd
 from isd._atomic import whole_file, whole_folder
 from isd._progress import plain_lines
+from isd._target import checked_target
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -156,8 +157,6 @@ def _read(path: Path, *, labels_key: str | None, layer: str | None, backed: bool
 
 def check_out(out: Path, *, overwrite: bool) -> None:
     """Raise where a file could not be written: while nothing has been spent yet."""
-    from isd.tl._stream import checked_target
-
     try:
         checked_target(out, overwrite=overwrite)
     except ValueError as error:

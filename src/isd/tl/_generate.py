@@ -11,6 +11,7 @@ from anndata import AnnData
 from scvi.model._utils import parse_device_args
 
 from isd._hash import fingerprint
+from isd._target import checked_target
 from isd.model._classifier import Classifier
 from isd.model._files import isd_version
 from isd.model._generated import (
@@ -31,7 +32,7 @@ from isd.tl._guides import GuideSpec, as_pairs, resolve_guides, resolve_scales
 from isd.tl._labels import Labels, check_conditions, label_codes
 from isd.tl._plan import LATENTS, Draw, Latents, Plan, density_draw
 from isd.tl._sample import make_sampler, sample_diffusion
-from isd.tl._stream import Stream, checked_target, part_rows, read_backed
+from isd.tl._stream import Stream, part_rows, read_backed
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike

@@ -16,7 +16,8 @@ from scipy import sparse
 from isd._atomic import disk_errors, swap, sync, sync_tree
 from isd._constants import UNS_KEY
 from isd._progress import track
-from isd.tl._stream import checked_target, chunk_size, new_store, read_backed, remove
+from isd._target import checked_target
+from isd.tl._stream import chunk_size, new_store, read_backed, remove
 
 #: Entries of the provenance that parts of one call need not share.
 _OWN = {"part", "n_network_calls", "acceptance", "acceptance_rate"}

@@ -15,8 +15,9 @@ import numpy as np
 from anndata import AnnData
 from scipy import sparse
 
-from isd._atomic import disk_errors, recover, swap, sync, sync_tree, whole_file
+from isd._atomic import disk_errors, swap, sync, sync_tree, whole_file
 from isd._progress import track
+from isd._target import checked_target, import_zarr
 from isd.model._generated import TILE, Cells, decode_counts, log_normalized
 
 #: Values of the dense matrix that a chunk on disk stands for: one tile of wide rows, up to 64 tiles of narrow ones.
@@ -240,51 +241,16 @@ class Stream:
             np.savez(f, **arrays)
 
 
-def checked_target(path: str | Path, *, overwrite: bool) -> Path:
-    """Absolute path of a file to write.
-
-    Raises
-    ------
-    ValueError
-        If its name ends in neither ``.h5ad`` nor ``.zarr``.
-    FileExistsError
-        If it is there and not to be replaced.
-    """
-    path = Path(path).absolute()
-    recover(path)
-    if path.suffix not in (".h5ad", ".zarr"):
-        raise ValueError(f"backed must be a name that ends in .h5ad or .zarr, got {str(path.name)!r}.")
-    if path.suffix == ".zarr":
-        _zarr()
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists; give another name, or overwrite=True to replace it.")
-    if path.exists() and path.is_dir() != (path.suffix == ".zarr"):
-        raise FileExistsError(
-            f"{path} is a {'folder' if path.is_dir() else 'file'}, and is not replaced; move it away."
-        )
-    if path.is_dir() and not any((path / name).exists() for name in (".zgroup", "zarr.json")):
-        raise FileExistsError(f"{path} is not a zarr store, and is not replaced; move it away.")
-    return path
-
-
 def read_backed(path: Path) -> AnnData:
     """Open a file with ``X`` left on disk."""
     if path.suffix == ".h5ad":
         return anndata.read_h5ad(path, backed="r")
     from anndata.io import read_elem, sparse_dataset
 
-    store = _zarr().open_group(str(path), mode="r")
+    store = import_zarr().open_group(str(path), mode="r")
     parts = {name: read_elem(store[name]) for name in ("obs", "var", "obsm", "uns")}
     layers = {name: sparse_dataset(store["layers"][name]) for name in store["layers"]}
     return AnnData(X=sparse_dataset(store["X"]), layers=layers, **parts)
-
-
-def _zarr() -> Any:
-    try:
-        import zarr
-    except ImportError:
-        raise ImportError("zarr files need the package zarr: pip install zarr, or give a name in .h5ad.") from None
-    return zarr
 
 
 @contextmanager
@@ -301,7 +267,7 @@ def new_store(path: Path, frame: AnnData) -> Iterator[Any]:
     from anndata.io import write_elem
 
     # the format that anndata writes by default, of which its own writer warns
-    zarr, wanted = _zarr(), getattr(anndata.settings, "zarr_write_format", None)
+    zarr, wanted = import_zarr(), getattr(anndata.settings, "zarr_write_format", None)
     options = {} if wanted is None or zarr.__version__.startswith("2.") else {"zarr_format": wanted}
     group = zarr.open_group(str(path), mode="w", **options)
     frame.strings_to_categoricals()
