@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 from pathlib import Path
 
 import nbformat
 import pytest
+from nbclient.exceptions import CellExecutionError
 
 TUTORIALS = Path(__file__).parents[1] / "tutorials"
 NOTEBOOKS = sorted(TUTORIALS.glob("*.ipynb"))
@@ -52,6 +54,26 @@ def test_the_index_lists_every_notebook() -> None:
     entries = re.search(r"```\{toctree\}\n(.*?)```", index, flags=re.DOTALL)[1].splitlines()
     assert {path.stem for path in NOTEBOOKS} == {entry for entry in entries if entry and not entry.startswith(":")}
     assert [path.name for path in NOTEBOOKS if f"({path.name})" not in index] == []
+
+
+def test_running_stores_outputs_and_leaves_the_file_where_a_cell_fails(tmp_path: Path) -> None:
+    spec = importlib.util.spec_from_file_location("execute", TUTORIALS / "execute.py")
+    execute = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(execute)
+    cells = [
+        nbformat.v4.new_markdown_cell("# A"),
+        nbformat.v4.new_code_cell("import sys; print(2, file=sys.stderr); 1 + 1"),
+    ]
+    path = tmp_path / "a.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    execute.execute(path)
+    (output,) = nbformat.read(path, as_version=4).cells[1].outputs
+    assert output.data["text/plain"] == "2" and "execution" not in nbformat.read(path, as_version=4).cells[1].metadata
+    before = path.read_text().replace("1 + 1", "1 / 0")
+    path.write_text(before)
+    with pytest.raises(CellExecutionError, match="ZeroDivisionError"):
+        execute.execute(path)
+    assert path.read_text() == before and [p.name for p in tmp_path.iterdir()] == ["a.ipynb"]
 
 
 @pytest.mark.slow
