@@ -66,6 +66,18 @@ class Classifier(IsdModel):
     >>> classifier = isd.model.Classifier(adata, model)
     >>> classifier.train(max_steps=5, progress=False)
     >>> fake = isd.tl.generate(model, n_obs=4, classifier=classifier, classifier_scale=1.0)
+    >>> bool(set(classifier.predict()) <= {"0", "1"}), classifier.predict(soft=True).shape
+    (True, (80, 2))
+    >>> latents = model.latent_tensors()
+    >>> classifier.probabilities(latents["latent_mean"].numpy(), latents["log_library"].numpy()[:, 0]).shape
+    (80, 2)
+    >>> import tempfile, torch
+    >>> log_prob = classifier.log_prob(torch.zeros(3, dtype=torch.long))
+    >>> log_prob(torch.zeros(3, model.module.n_input), torch.full((3,), 0.5)).shape
+    torch.Size([3])
+    >>> folder = f"{tempfile.mkdtemp()}/classifier"
+    >>> classifier.save(folder)
+    >>> again = isd.model.Classifier.load(folder, diffusion=model)
     """
 
     _module_cls = ClassifierModule
@@ -313,8 +325,8 @@ class Classifier(IsdModel):
         ValueError
             If it is another diffusion model than the classifier was trained with.
         """
+        # a folder of another class is the first thing to say: its load() needs no diffusion
         if diffusion is None and not allow_pickle:
-            # a folder of another class is the first thing to say: its load() needs no diffusion
             check_class(Path(dir_path), read_document(dir_path), cls.__name__)
         _check_diffusion(diffusion)
         model = cls._load(dir_path, adata, accelerator, device, allow_pickle, diffusion=diffusion)
