@@ -42,6 +42,13 @@ def anchors(page: Path) -> set[str]:
     return {slug(found) for found in re.findall(r"^#{1,6} (.+)$", _FENCE.sub("", text_of(page)), re.MULTILINE)}
 
 
+def source(path: Path) -> Path:
+    """Where a file comes from: below ``docs/``, tutorials are there only once the pages were built."""
+    path = path.resolve()
+    built = DOCS / "tutorials"
+    return ROOT / "tutorials" / path.relative_to(built) if path.is_relative_to(built) else path
+
+
 def broken(page: Path) -> list[str]:
     """Links of a page to files or headings that are not there."""
     lost = []
@@ -50,7 +57,7 @@ def broken(page: Path) -> list[str]:
             continue
         name, _, anchor = target.partition("#")
         bases = [page.parent] if page.parent != ROOT / "tutorials" else [page.parent, DOCS / "tutorials"]
-        files = [base / name for base in bases if (base / name).resolve().exists()] if name else [page]
+        files = [found for base in bases if (found := source(base / name)).exists()] if name else [page]
         if not files or (anchor and files[0].suffix in (".md", ".ipynb") and anchor not in anchors(files[0])):
             lost.append(target)
     return lost
