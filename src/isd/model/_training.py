@@ -20,6 +20,7 @@ from scvi.train import SaveCheckpoint, Trainer, TrainingPlan, TrainRunner
 from torch import Tensor, nn
 
 from isd._constants import SPLIT_KEY, SPLIT_TEST, SPLIT_TRAIN, SPLIT_VALIDATION
+from isd._memory import kept_pages
 from isd.model._checkpoint import Checkpoints, Keeper, default_seed, restore_finished
 from isd.model._distributed import distributed_options, quiet_distributed, same_buffers
 from isd.model._lines import training_lines
@@ -492,7 +493,7 @@ def fit(
     options = distributed_options({**options, "callbacks": callbacks}, seed=seed, monitor=monitor)
     n_epochs = math.ceil(settled.steps / max(n_train // settled.batch_size, 1))
     has_validation = getattr(data, "n_val", 0) > 0
-    with few_threads(n_threads), quiet_lightning(), quiet_distributed(), warnings.catch_warnings():
+    with few_threads(n_threads), kept_pages(), quiet_lightning(), quiet_distributed(), warnings.catch_warnings():
         # what Lightning says about data loader workers and logging intervals is not the user's to act on
         warnings.filterwarnings("ignore", module="lightning")
         warnings.filterwarnings("ignore", category=UserWarning, message=".*(num_workers|DataLoader|logging interval).*")

@@ -45,9 +45,9 @@ class Factors(NamedTuple):
     loadings: Tensor
     bias: Tensor
 
-    def part(self, columns: slice) -> Tensor:
-        """Outputs of some features, shape ``(n, n_columns)``."""
-        return torch.addmm(self.bias[columns], self.scores, self.loadings[:, columns])
+    def part(self, columns: slice, out: Tensor | None = None) -> Tensor:
+        """Outputs of some features, shape ``(n, n_columns)``; written to ``out`` if it is given."""
+        return torch.addmm(self.bias[columns], self.scores, self.loadings[:, columns], out=out)
 
 
 def gamma_ratio(theta: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -335,21 +335,22 @@ def _passes(
         total.values.sub_(0.5 * math.log(2 * math.pi) * batch.n_features)
         return total.values, None if gradient is None else [total.scores, gradient.loadings, gradient.bias, *[None] * 4]
 
-    # the softmax is over all features: its normaliser comes first, and what it was made of stays
-    kept: dict[int, tuple[Tensor, Tensor]] = {}
+    # the softmax is over all features: its normaliser comes first, and what it was made of stays. Room for it is asked
+    # for here and not in threads, whose memory goes back to the system with them and would come back page by page
+    room = {c.first_column: mean.scores.new_empty(n, c.columns.stop - c.columns.start) for c in chunks}
+    tops: dict[int, Tensor] = {}
 
     def normalize(part: list[_Chunk]) -> Tensor:
         logs = []
         for chunk in part:
-            logits = mean.part(chunk.columns)
-            top = logits.amax(1, keepdim=True)
+            logits = mean.part(chunk.columns, out=room[chunk.first_column])
+            top = tops[chunk.first_column] = logits.amax(1, keepdim=True)
             weights = logits.sub_(top).exp_()
-            kept[chunk.first_column] = weights, top
             logs.append(weights.sum(1, keepdim=True).log_().add_(top))
         return torch.cat(logs, dim=1).logsumexp(1, keepdim=True)
 
     normalizer = torch.cat(_over(chunks, normalize, device), dim=1).logsumexp(1, keepdim=True)
-    slopes: dict[int, Tensor] = {}
+    slopes = {} if gradient is None else {key: torch.empty_like(weights) for key, weights in room.items()}
 
     def counts(part: list[_Chunk]) -> _Sums:
         out = sums()
@@ -357,8 +358,10 @@ def _passes(
             columns = chunk.columns
             flat, rows, x = chunk.stored(batch)
             x = x.to(normalizer.dtype)
-            weights, top = kept[chunk.first_column]
-            rate = weights * torch.exp(top + (log_library - normalizer))
+            weights, top = room[chunk.first_column], tops[chunk.first_column]
+            rate = torch.mul(
+                weights, torch.exp(top + (log_library - normalizer)), out=slopes.get(chunk.first_column, weights)
+            )
             # a rate that single precision cannot hold is taken for the smallest that it can
             log_rate = torch.take(rate, flat).clamp_min_(torch.finfo(rate.dtype).tiny).log_()
             if kind == "poisson":
@@ -379,11 +382,8 @@ def _passes(
                 if head_gradient is not None and out.head_scores is not None:
                     out.head_scores.add_(head_gradient.put(by_theta, columns))
             out.values.index_add_(0, rows, values)
-            if gradient is None:
-                del kept[chunk.first_column]
-            else:
+            if gradient is not None:  # the slopes have taken the place of the rates
                 out.pull.add_(by_mean.sum(1, keepdim=True))
-                slopes[chunk.first_column] = by_mean
         return out
 
     total = _add(_over(chunks, counts, device))
@@ -395,7 +395,7 @@ def _passes(
     def through_normalizer(part: list[_Chunk]) -> Tensor:
         out = torch.zeros_like(mean.scores)
         for chunk in part:
-            weights, top = kept.pop(chunk.first_column)
+            weights, top = room.pop(chunk.first_column), tops[chunk.first_column]
             by_logit = slopes.pop(chunk.first_column).sub_(weights.mul_(total.pull * torch.exp(top - normalizer)))
             out.add_(gradient.put(by_logit, chunk.columns))
         return out
