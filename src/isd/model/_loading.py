@@ -3,14 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from scvi import REGISTRY_KEYS
 from scvi import settings as scvi_settings
 from scvi.dataloaders import DataSplitter
 from torch.utils.data import DataLoader, Sampler
 
+from isd.model._blocks import BlockLoader, Windows, check_annbatch, window_size
 from isd.model._distributed import SharedBatches, SharedRows, batches_loader, place
+
+Reader = Literal["rows", "annbatch"]
+
+
+def check_reader(reader: str, counts: Any) -> None:
+    """Raise unless these counts can be read so.
+
+    Raises
+    ------
+    ValueError
+        If the reader is unknown.
+    ImportError, TypeError
+        If annbatch is asked for and is not there, or cannot read these counts.
+    """
+    if reader not in ("rows", "annbatch"):
+        raise ValueError(f"reader {reader!r} is unknown; choose 'rows' or 'annbatch'.")
+    if reader == "annbatch":
+        check_annbatch(counts)
 
 
 class SparseDataSplitter(DataSplitter):
@@ -20,14 +40,17 @@ class SparseDataSplitter(DataSplitter):
     ----------
     *args, **kwargs
         Of :class:`scvi.dataloaders.DataSplitter`.
+    reader
+        Who reads the training rows: ``"rows"`` one by one, ``"annbatch"`` in blocks.
     """
 
     #: seed of the order of the rows; epoch and number of its batches to begin with
     seed: int = 0
     start: tuple[int, int] = (0, 0)
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, reader: Reader = "rows", **kwargs: Any) -> None:
         super().__init__(*args, load_sparse_tensor=True, **kwargs)
+        self.reader = reader
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Leave sparse tensors sparse: scvi's own hook makes them dense again."""
@@ -42,10 +65,26 @@ class SparseDataSplitter(DataSplitter):
         }
         return batches_loader(data, batches, pin_memory=self.pin_memory, **workers)
 
-    def train_dataloader(self) -> DataLoader:
+    def _block_loader(self, batch_size: int, rank: int, size: int) -> BlockLoader:
+        counts = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
+        others = [key for key in self.adata_manager.data_registry if key != REGISTRY_KEYS.X_KEY]
+        windows = Windows(
+            np.sort(self.train_idx),
+            batch_size,
+            window=window_size(counts, batch_size),
+            rank=rank,
+            size=size,
+            seed=self.seed,
+            start=self.start,
+        )
+        return BlockLoader(counts, self.adata_manager.create_torch_dataset(data_and_attributes=others), windows)
+
+    def train_dataloader(self) -> DataLoader | BlockLoader:
         """Shuffled batches of training rows; of several processes, each gets its share of every batch."""
         rank, size = place(self)
         n, batch_size = len(self.train_idx), self.data_loader_kwargs["batch_size"]
+        if self.reader == "annbatch":
+            return self._block_loader(batch_size, rank, size)
         batches = SharedBatches(n, batch_size, rank=rank, size=size, seed=self.seed, start=self.start)
         return self._loader(self.train_idx, batches)
 

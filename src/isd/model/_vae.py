@@ -19,7 +19,7 @@ from isd.model._gene_expression import (
     use_gene_decoder,
 )
 from isd.model._keep_best import ENOUGH_VALIDATION, KeepBest
-from isd.model._loading import SparseDataSplitter
+from isd.model._loading import Reader, SparseDataSplitter, check_reader
 from isd.model._mudata import isoforms_of
 from isd.model._presets import (
     PUBLISHED,
@@ -229,6 +229,7 @@ class VAE(FromSCimilarity, PretrainedMixin, GeneEncoderMixin, Coding):
         log_every: int = 10,
         sparse: bool | None = None,
         gene_encoder: bool | None = None,
+        reader: Reader = "rows",
         accelerator: str = "auto",
         devices: int | list[int] | str = "auto",
         progress: bool | None = None,
@@ -277,6 +278,11 @@ class VAE(FromSCimilarity, PretrainedMixin, GeneEncoderMixin, Coding):
         gene_encoder
             Whether to fit afterwards what tells isoforms from the counts of genes (:meth:`fit_gene_encoder`). ``None``:
             where a gene map was registered that has genes with several transcripts.
+        reader
+            How minibatches of backed counts are read. ``"rows"``: training cells at random, each row by itself, from memory,
+            h5ad or zarr. ``"annbatch"``: blocks of 64 neighbouring cells of a zarr store, shuffled and mixed within up to
+            256 MB, for storage that is slow at single rows (Python 3.12, the extra ``annbatch``). Cells of a file that is
+            sorted by label or batch should be shuffled before.
         accelerator, devices
             As in scvi-tools.
         progress
@@ -300,6 +306,7 @@ class VAE(FromSCimilarity, PretrainedMixin, GeneEncoderMixin, Coding):
         the first alone writes.
         """
         adata = self._validate_anndata()  # another model may have rewritten obs["_scvi_labels"]
+        check_reader(reader, self.get_from_registry(adata, REGISTRY_KEYS.X_KEY))
         train_idx, val_idx, test_idx = self._split()
         n_train = len(train_idx)
         if early_stopping is None:
@@ -348,6 +355,7 @@ class VAE(FromSCimilarity, PretrainedMixin, GeneEncoderMixin, Coding):
             external_indexing=[train_idx, val_idx, test_idx],
             batch_size=settled.batch_size,
             drop_last=True,
+            reader=reader,
         )
         if not self.is_trained_:
             self._start(train_idx)
