@@ -123,6 +123,28 @@ def test_batch_and_depth_of_the_real_cell_stay_where_the_model_does_not_make_the
     np.testing.assert_array_equal(np.asarray(between.X.sum(1)), np.asarray(real.X.sum(1)))
 
 
+def test_a_target_that_was_never_seen_in_a_cells_batch_is_told_and_heard_without_the_batch(adata):
+    """Half of the source's cells are of batch "b", in which the target has no cell."""
+    source = (adata.obs["leiden"] == "0").to_numpy()
+    adata.obs["batch"] = np.where(source & (np.arange(adata.n_obs) % 2 == 1), "b", "a")
+    LatentDiffusion.setup_anndata(adata, batch_key="batch")
+    model = LatentDiffusion(adata, n_hidden=8)
+    model.train(max_steps=2, vae_kwargs={"max_steps": 2})
+    heard = []
+    model.module.network.register_forward_hook(
+        lambda network, inputs, options, out: heard.append(options.get("condition", inputs[-1])), with_kwargs=True
+    )
+    with pytest.warns(UserWarning, match="leiden='1' with batch='b': these cells are an extrapolation"):
+        between = isd.tl.interpolate(model, adata, "0", "1", (0.0, 0.5, 1.0), n_obs=20, n_steps=2)
+    there = (between.obs["batch"] == "b").to_numpy()
+    assert 0 < there.sum() < len(there)
+    # at weight 0 the target does not pull
+    np.testing.assert_array_equal(between.obs["isd_extrapolated"], there & (between.obs["isd_weight"] > 0))
+    pairs = {tuple(row) for condition in heard for row in condition.tolist()}
+    no_batch = int(model.module.n_categories[1])
+    assert (1, 1) not in pairs and (1, no_batch) in pairs and (0, 1) in pairs
+
+
 def test_without_unlabelled_cells_in_training_the_labels_are_only_mixed(adata):
     LatentDiffusion.setup_anndata(adata)
     model = LatentDiffusion(adata, n_hidden=8, label_dropout=0.0)

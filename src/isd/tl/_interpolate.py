@@ -20,6 +20,7 @@ from isd.model._latent_diffusion import LatentDiffusion
 from isd.model._validation import check_features
 from isd.settings import settings
 from isd.tl._accept import forget
+from isd.tl._conditions import extrapolated, heard_codes
 from isd.tl._generate import check_model, to_device
 from isd.tl._guides import GuideSpec, resolve_guides
 from isd.tl._labels import code_of
@@ -105,7 +106,8 @@ def interpolate(
     -------
     AnnData like that of :func:`generate`, one row for each weight and cell, weight by weight: ``obs["isd_weight"]``,
     ``obs["isd_source_obs"]`` (name of the real cell), the cell's batch and covariates; labels are missing, since a cell
-    between two labels has neither. Provenance in ``uns["isd"]``.
+    between two labels has neither. Where no training cell has a label that pulls together with the cell's batch and
+    covariates, a warning says so and ``obs["isd_extrapolated"]`` marks the rows. Provenance in ``uns["isd"]``.
 
     Raises
     ------
@@ -154,17 +156,16 @@ def interpolate(
         to_device(accelerator, model, [] if classifier is None else [classifier])
 
     cells, conditions, first = _start(model, adata, rows, seed)
+    # of the source, the target and neither, each in the cell's own batch and with its covariates
+    led = [_with_label(conditions, code) for code in (*codes, len(model.labels))]
+    unseen = extrapolated(model, np.concatenate(led[:2])).reshape(2, n)
+    led = [heard_codes(model, one) for one in led]
     parts, counts, n_calls = [], [], 0
     for weight in track(values, "Interpolating", progress=progress):
         shares = ((1.0 - weight) ** power, weight**power)
 
         def network(at: slice, device: torch.device, shares: tuple[float, float] = shares) -> DenoiserFn:
-            given = torch.as_tensor(conditions[at], device=device)
-            each = []
-            for code in (*codes, len(model.labels)):
-                condition = given.clone()
-                condition[:, 0] = code
-                each.append(condition)
+            each = [torch.as_tensor(one[at], device=device) for one in led]
             return ConditionMix(model.module.network, each[:2], shares, each[2], guidance_scale)
 
         def guides(at: slice, device: torch.device, shares: tuple[float, float] = shares) -> list[Guide]:
@@ -228,7 +229,17 @@ def interpolate(
     )
     fake.obs["isd_weight"] = np.repeat(values, n)
     fake.obs["isd_source_obs"] = np.tile(np.asarray(adata.obs_names[rows], dtype=object), len(values))
+    if unseen.any():
+        pulls = np.stack([values < 1, values > 0])  # whether source and target do, at each weight
+        fake.obs["isd_extrapolated"] = (pulls[:, :, None] & unseen[:, None, :]).any(axis=0).ravel()
     return fake
+
+
+def _with_label(conditions: np.ndarray, code: int) -> np.ndarray:
+    """The conditions, with another label."""
+    out = conditions.copy()
+    out[:, 0] = code
+    return out
 
 
 def _named(source: Any, target: Any) -> list[tuple[str, Any]]:
