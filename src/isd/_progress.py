@@ -104,8 +104,8 @@ class Bar:
         # stderr: what a command prints on stdout stays machine-readable
         self._rich = Progress(
             TextColumn("{task.description}"),
-            # the one column that gives way where the terminal is narrow
-            BarColumn(bar_width=None, table_column=Column(max_width=40)),
+            # the one column that gives way where the terminal is narrow; room is left for the ^C that a terminal echoes
+            BarColumn(bar_width=None, table_column=Column(max_width=30)),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),
