@@ -3,7 +3,7 @@
 import sys
 import types
 
-from isd._progress import plain_lines, track
+from isd._progress import Bar, plain_lines, track
 from isd.settings import settings
 
 
@@ -51,3 +51,24 @@ def test_settings_silence_lines_and_a_bar_replaces_them(capsys, monkeypatch):
         list(track(range(2), "Silent"))
         list(track(range(2), "Bar", progress=True))
     assert not written and "Bar" in capsys.readouterr().err
+
+
+def test_a_bar_begins_at_what_is_done_and_says_more(capsys, monkeypatch):
+    bar = Bar("Working", 10, 4)
+    bar.move(7, "loss 2")
+    bar.close()
+    assert " 7/10 " in (shown := capsys.readouterr().err) and "loss 2" in shown
+    monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))
+    bar = Bar("Working", 10, 4)
+    bar.move(7, "loss 2")
+    bar.close()
+    assert "7/10" in (shown := capsys.readouterr().err) and "loss 2" in shown
+
+
+def test_a_narrow_terminal_shortens_the_bar_and_not_the_numbers(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "50")
+    bar = Bar("Working", 10, 0)
+    bar.move(7, "loss 2")
+    bar.close()
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
+    assert len(line) <= 50 and all(part in line for part in ("Working", "7/10", "left", "loss 2"))

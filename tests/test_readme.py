@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
 
 import matplotlib
+import pandas as pd
 import pytest
 
 import isd
@@ -45,3 +47,23 @@ def test_make_targets_and_files_that_are_named_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in set(re.findall(r"make ([a-z]+)", README)):
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+
+
+def test_the_landing_picture_is_light_and_has_the_caption_of_its_script() -> None:
+    captions = [
+        re.search(r"^\*`make demo`.*?\*$", page.read_text(), flags=re.DOTALL | re.MULTILINE)[0].replace("\n", " ")
+        for page in (ROOT / "README.md", ROOT / "docs/index.md")
+    ]
+    assert captions[0] == captions[1]
+    assert (ROOT / "docs/_static/umap.png").stat().st_size < 200_000
+    spec = importlib.util.spec_from_file_location("landing_picture", ROOT / "docs/landing_picture.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    # the caption's own numbers go through the script: another wording or order there, and the caption is an old one
+    told = [float(number) for number in re.findall(r"\d\.\d\d", captions[0])]
+    shared = {"metric": "random_forest_auc", "group": "all", "n_real": 900, "n_generated": 900}
+    rows = [
+        {**shared, "space": space, "value": value, "lower": lower, "upper": upper, "floor": floor}
+        for space, value, lower, upper, floor in (("features", *told[:3], told[6]), ("pcs", *told[3:6], told[7]))
+    ]
+    assert script.caption(pd.DataFrame(rows)) == captions[0]

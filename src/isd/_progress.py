@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from isd._processes import process_rank
 from isd.settings import settings
@@ -50,12 +50,15 @@ class Lines:
         self.write, self.every = write, every
         self.start = self.last = time.monotonic()
 
+    def due(self) -> bool:
+        """Whether the last line is long enough ago."""
+        return time.monotonic() - self.last >= self.every
+
     def tell(self, what: str, done: int, total: int | None, more: str = "") -> None:
-        """Write a line, if the last one is long enough ago."""
-        now = time.monotonic()
-        if now - self.last < self.every:
+        """Write a line, if one is due."""
+        if not self.due():
             return
-        self.last = now
+        now = self.last = time.monotonic()
         of = "" if total is None else f" of {total:,}"
         self.write(f"{what}: {done:,}{of}{more}, {(now - self.start) / 60:.1f} min")
 
@@ -64,6 +67,70 @@ def lines(progress: bool | None) -> Lines | None:
     """Lines on some work, if they are wanted: nobody sees a bar, and nobody asked for silence."""
     silent = progress is False or settings.progress is False or process_rank() != 0
     return None if _lines is None or silent or settings.show_progress(progress) else Lines(*_lines)
+
+
+class Bar:
+    """A bar with elapsed time and time left, drawn until it is closed: by rich, in notebooks as plain text.
+
+    Parameters
+    ----------
+    description
+        Text before the bar.
+    total
+        Number of items; ``None`` where it is not known.
+    done
+        Items that are done already; they do not count for the time left.
+    """
+
+    def __init__(self, description: str, total: int | None, done: int = 0) -> None:
+        if "ipykernel" in sys.modules:
+            # rich's live display asks for ipywidgets in notebooks, at every update; plain text needs nothing
+            from tqdm.std import tqdm  # type: ignore[import-untyped]
+
+            self._plain: Any = tqdm(desc=description, total=total, initial=done)
+            return
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+        from rich.table import Column
+
+        self._plain = None
+        # stderr: what a command prints on stdout stays machine-readable
+        self._rich = Progress(
+            TextColumn("{task.description}"),
+            # the one column that gives way where the terminal is narrow; room is left for the ^C that a terminal echoes
+            BarColumn(bar_width=None, table_column=Column(max_width=30)),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[more]}"),
+            console=Console(stderr=True),
+        )
+        self._task = self._rich.add_task(description, total=total, completed=done, more="")
+        self._rich.start()
+
+    def move(self, done: int, more: str = "") -> None:
+        """Say how many items are done, and something more behind the bar."""
+        if self._plain is None:
+            self._rich.update(self._task, completed=done, more=more)
+            return
+        if more:
+            self._plain.set_postfix_str(more, refresh=False)
+        self._plain.update(done - self._plain.n)
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        if self._plain is None:
+            self._rich.stop()
+        else:
+            self._plain.close()
 
 
 def track(
@@ -91,33 +158,10 @@ def track(
             if told is not None:
                 told.tell(description, i, total)
         return
-    if "ipykernel" in sys.modules:
-        # rich's live display asks for ipywidgets in notebooks, at every update; plain text needs nothing
-        from tqdm.std import tqdm  # type: ignore[import-untyped]
-
-        yield from tqdm(iterable, desc=description, total=total)
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    # stderr: what a command prints on stdout stays machine-readable
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(description, total=total)
-        for item in iterable:
+    bar = Bar(description, total)
+    try:
+        for i, item in enumerate(iterable, 1):
             yield item
-            bar.advance(task)
+            bar.move(i)
+    finally:
+        bar.close()

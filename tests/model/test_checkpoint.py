@@ -211,6 +211,20 @@ def test_minutes_of_a_whole_training_that_was_interrupted_are_those_that_are_lef
     assert 1.5 <= read_notes(tmp_path / "c" / TRAINING_FILE)["seconds"] < 2 * 1.5 + 1
 
 
+def test_minutes_given_first_when_a_training_goes_on_are_those_of_the_call(cells, whole, kill, tmp_path):
+    """They were taken for the length of the whole: the training was called finished at the step where it stood."""
+    kill(1)
+    with pytest.raises(Killed):
+        vae(cells).train(**OPTIONS, checkpoint_dir=tmp_path / "c", checkpoint_every=3)
+    model = vae(cells)
+    with pytest.warns(UserWarning, match="stopped at step 4 of 8; to go on"):
+        model.train(**OPTIONS, checkpoint_dir=tmp_path / "c", resume=True, max_minutes=1e-9)
+    assert not model.training_finished
+    model = vae(cells)
+    model.train(**OPTIONS, checkpoint_dir=tmp_path / "c", resume=True)
+    assert model.training_finished and model.fingerprint == whole.fingerprint
+
+
 def test_a_diffusion_model_whose_time_is_up_in_its_vae_is_not_trained(cells, tmp_path):
     LatentDiffusion.setup_anndata(cells)
     model = LatentDiffusion(cells, n_hidden=8)

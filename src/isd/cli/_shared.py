@@ -91,6 +91,10 @@ def _is_ours(error: BaseException) -> bool:
 def _as_options(text: object) -> str:
     """A message on one line, in which arguments of Python are options of the command line."""
     line = " ".join(str(text).split())
+    # a command has its folder of checkpoints already
+    line = re.sub(
+        r'make the same call with checkpoint_dir="[^"]*" and resume=True', "give it again with --resume", line
+    )
     line = re.sub(r"\b(resume)=False\b", r"--no-\1", line)
     return re.sub(r"\b(overwrite|resume)=True\b", r"--\1", line)
 

@@ -309,7 +309,8 @@ class Keeper(Callback):
     def _notes(self, step: int, place: tuple[int, int]) -> dict[str, Any]:
         return {
             "call": self.checkpoints.call,
-            "in_sittings": self.checkpoints.in_sittings,
+            # without minutes, the learning rate follows the steps: minutes of a later call are that call's
+            "in_sittings": self.checkpoints.in_sittings or self.limit is None,
             "step": step,
             "total_steps": self.total_steps,
             "epoch": place[0],

@@ -507,7 +507,7 @@ def fit(
             max_steps=settled.steps,
             early_stopping_monitor=monitor,
             check_val_every_n_epoch=max(1, n_epochs // n_validations) if has_validation else None,
-            enable_progress_bar=settings.show_progress(progress),
+            enable_progress_bar=False,  # ours is among the callbacks
             log_every_n_steps=log_every,
             gradient_clip_val=settled.gradient_clip_val,
             ckpt_path=checkpoints.source,
