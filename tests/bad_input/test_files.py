@@ -81,6 +81,7 @@ CASES = [
     Case("a line with too few counts", LONG, "refused: holds NaN", lambda g: table(g, TABLE + "ENST3,ENSG2,1\n"), ValueError, "NaN or infinite"),
     Case("a line with too many counts", LONG, "refused: damaged", lambda g: table(g, TABLE + "ENST3,ENSG2,1,2,3\n"), ValueError, "cannot be read"),
     Case("a word in place of a count", LONG, "refused, with the word", lambda g: table(g, TABLE + "ENST3,ENSG2,1,many\n"), ValueError, "many"),
+    Case("a number with an exponent of ten digits", LONG, "refused, with the number", lambda g: table(g, TABLE + "ENST3,ENSG2,1,1e308000000002.1\n"), ValueError, "1e308000000002.1"),
     Case("a negative count", LONG, "refused: raw counts were expected", lambda g: table(g, TABLE + "ENST3,ENSG2,1,-1\n"), ValueError, "negative values"),
     Case("a transcript without a name", LONG, "refused, with their number", lambda g: table(g, TABLE + ",ENSG2,1,1\n"), ValueError, "1 of 3 lines hold no name"),
     Case("a transcript that is listed twice", LONG, "accepted with a warning: added up", lambda g: table(g, TABLE + "ENST1,ENSG1,2,0\n"), gives=[[3, 0], [0, 3]], warns="added up"),
@@ -98,6 +99,7 @@ CASES = [
     Case("files of different annotations", QUANT, "refused, with how many transcripts differ", lambda g: salmon(g, SALMON, SALMON.replace("ENST2", "ENST9")), ValueError, "different annotations"),
     Case("a gzipped file without .gz in its name", QUANT, "refused: rename it", lambda g: salmon(g, gzip.compress(SALMON.encode())), ValueError, "rename it"),
     Case("NaN in the counts", QUANT, "refused: no numbers", lambda g: salmon(g, SALMON.replace("\t3\n", "\tNaN\n")), ValueError, "1 counts that are no numbers"),
+    Case("a number with an exponent of ten digits", QUANT, "refused, with the number", lambda g: salmon(g, SALMON.replace("\t3\n", "\t1e308000000002\n")), ValueError, "1e308000000002' in line"),
     Case("a header and nothing else", QUANT, "refused: lists no transcripts", lambda g: salmon(g, SALMON.splitlines()[0] + "\n"), ValueError, "lists no transcripts"),
     # ARCHS4
     Case("a file cut short", ARCHS4, "refused: damaged or cut short", lambda g: isd.io.read_archs4(_cut_archs4(g)), ValueError, "cut short"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike
@@ -17,7 +18,7 @@ from scipy import sparse
 
 from isd._constants import GENE_ID, GENE_NAME
 from isd._progress import track
-from isd.io._errors import UnreadableFileError, existing, is_gzipped, optional, reading, sound
+from isd.io._errors import UnreadableFileError, existing, is_gzipped, open_text, optional, reading, sound
 from isd.io._form import GeneMap, as_anndata
 from isd.pp import round_counts as _round_counts
 
@@ -49,6 +50,8 @@ _LAYOUTS: dict[str, _Layout] = {
 _PLAIN = ("quant", "abundance", "quant.sf", "abundance.tsv", "abundance.h5")
 #: Fields of GENCODE's names of sequences: transcript, gene, two Havana ids, transcript name, gene name, ...
 _GENCODE_FIELDS = 6
+#: A number, not in the first column, whose exponent has five digits or more.
+_EXPONENT = re.compile(r"\t\s*([+-]?[\d.]+[eE][+-]?\d{5,}[\d.]*)\s*(?=\t|$)")
 
 
 def read_quant(
@@ -235,6 +238,7 @@ def _one(importers: _Importers, path: Path, source: str) -> tuple[pd.Index, np.n
                 raise UnreadableFileError(
                     f"{path} is {'compressed, but its name does not end' if path.suffix != '.gz' else 'not compressed, but its name ends'} in .gz; rename it."
                 )
+            _check_exponents(path)
             data = importers.read_tsv(path, layout.id, layout.counts, layout.length, layout.abundance)
     ids = pd.Index([str(i) for i in data["transcript_id"]], dtype=object)
     counts = np.asarray(data["counts"], dtype=np.float64)
@@ -247,6 +251,16 @@ def _one(importers: _Importers, path: Path, source: str) -> tuple[pd.Index, np.n
     if counts.min() < 0:
         raise UnreadableFileError(f"{path} holds negative counts (smallest {counts.min():g}).")
     return ids, counts
+
+
+def _check_exponents(path: Path) -> None:
+    """Refuse numbers with exponents of five digits and more: pandas, which pytximport reads with, crashes at longer ones."""
+    with open_text(path) as file:
+        for i, line in enumerate(file, start=1):
+            if found := _EXPONENT.search(line):
+                raise UnreadableFileError(
+                    f"{path} has {found[1]!r} in line {i}, a number that no file of counts holds."
+                )
 
 
 def _check_lengths(path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,8 @@ from isd._progress import track
 from isd.io._errors import UnreadableFileError, is_gzipped, open_text
 from isd.io._form import gene_columns
 
+#: How pandas reads numbers: its own way of it crashes at exponents of ten digits, and this one refuses them.
+FLOATS: Literal["round_trip"] = "round_trip"
 #: Bytes of a table that are dense at a time.
 _BUDGET = 64 * 2**20
 #: Kinds of numbers of Matrix Market files that may be counts.
@@ -115,7 +117,7 @@ def _mtx_entries(path: Path, head: _Head) -> sparse.coo_matrix:
             warnings.simplefilter("error", pd.errors.ParserWarning)
             reader = pd.read_csv(
                 path, sep=r"\s+", header=None, skiprows=head.n_lines, names=[0, 1, 2], index_col=False, engine="c",
-                dtype={0: np.int64, 1: np.int64, 2: np.float64}, chunksize=1 << 20, comment="%",
+                dtype={0: np.int64, 1: np.int64, 2: np.float64}, chunksize=1 << 20, comment="%", float_precision=FLOATS,
                 compression="gzip" if is_gzipped(path) else None,
             )  # fmt: skip
             with reader as pieces:
@@ -243,7 +245,7 @@ def _chunks(path: Path, header: Header, n_rows: int) -> Iterator[pd.DataFrame]:
         reader = pd.read_csv(
             path, sep=header.separator, header=None, skiprows=1, names=_distinct(header.names), index_col=False,
             dtype=_by_position(header.names, text | numbers), chunksize=n_rows, keep_default_na=False, na_values=["", "NA"],
-            compression="gzip" if is_gzipped(path) else None,
+            float_precision=FLOATS, compression="gzip" if is_gzipped(path) else None,
         )  # fmt: skip
         with reader:
             yield from reader
