@@ -299,8 +299,9 @@ class GeneEncoderMixin:
         if self._gene_encoder is None:
             if self._adata is None:
                 raise ValueError(
-                    "this VAE has no gene encoder, and no data to fit one. Load it with its data and call "
-                    "vae.fit_gene_encoder(), then save it again."
+                    "this VAE has no gene encoder, and no data to fit one. Train it with a gene map (gene_key='gene_id' in "
+                    "setup_anndata, --gene-key on the command line), or load it with its data, call "
+                    "vae.fit_gene_encoder() and save it again."
                 )
             _LOG.warning(
                 "This VAE has no gene encoder yet: fitting one to its training cells. It stays with the VAE and "
