@@ -108,6 +108,29 @@ def test_an_interruption_of_the_last_step_leaves_no_file(trained, tmp_path, monk
     assert (isd.tl.generate(trained, n_obs=5, seed=0, backed=path).to_memory().X != held.X).nnz == 0
 
 
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_what_a_finished_call_left_behind_goes_with_the_next(trained, tmp_path, monkeypatch, overwrite):
+    """Killed while it cleared up: the file is whole, and chunks of it lie beside."""
+    path, partial = tmp_path / "fake.h5ad", tmp_path / "fake.h5ad.partial"
+
+    def killed(path):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_stream.shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            isd.tl.generate(trained, n_obs=20, seed=0, backed=path)
+    whole = anndata.read_h5ad(path)
+    assert any(partial.glob("counts_*.npz"))
+    if overwrite:
+        isd.tl.generate(trained, n_obs=20, seed=0, backed=path, overwrite=True)
+    else:
+        with pytest.raises(FileExistsError, match="overwrite=True"):
+            isd.tl.generate(trained, n_obs=20, seed=0, backed=path)
+    assert not partial.exists()
+    assert_same(anndata.read_h5ad(path), whole)
+
+
 def test_another_call_does_not_go_on_with_it_unless_told_to(trained, guide, tmp_path, monkeypatch):
     path = tmp_path / "fake.h5ad"
     with monkeypatch.context() as patch:

@@ -32,7 +32,7 @@ from isd.tl._guides import GuideSpec, as_pairs, resolve_guides, resolve_scales
 from isd.tl._labels import Labels, check_conditions, label_codes
 from isd.tl._plan import LATENTS, Draw, Latents, Plan, density_draw
 from isd.tl._sample import make_sampler, sample_diffusion
-from isd.tl._stream import Stream, part_rows, read_backed
+from isd.tl._stream import Stream, clear_left_over, part_rows, read_backed
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -188,6 +188,7 @@ def generate(
             raise ValueError("as_mudata makes a MuData in memory, and does not go with backed; leave one of them out.")
         model.vae.gene_map()
     if backed is not None:
+        clear_left_over(backed)
         checked_target(backed, overwrite=overwrite)
     seed = settings.seed if seed is None else int(seed)
     codes = label_codes(model, n_obs, labels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ from isd.model._generated import TILE, Cells, decode_counts, log_normalized
 CHUNK_VALUES = 2**26
 _CALL, _CELLS = "call.json", "cells.npz"
 _COUNTS, _TILE_CELLS = "counts_{:09d}.npz", "tile_{:09d}.npz"
+#: Names of the files in the folder of what is done so far.
+_OURS = re.compile(r".*\.new-.*|cells\.npz|(?:counts|tile)_\d{9,}\.npz|whole\.(?:h5ad|zarr)")
 
 
 def chunk_size(n_vars: int) -> int:
@@ -102,6 +105,7 @@ class Stream:
             If another call began it, naming what differs.
         """
         self = cls(checked_target(path, overwrite=overwrite), overwrite, by_tile)
+        clear_left_over(path)
         told = {name: str(value) for name, value in call.items()}
         note = self.partial / _CALL
         if self.partial.exists():
@@ -120,7 +124,7 @@ class Stream:
                         f"{self.partial} holds the beginning of other cells ({'; '.join(differ)}). Make the same call "
                         "to go on with it, give overwrite=True to begin anew, or another name."
                     )
-            elif not self.partial.is_dir() or any(".new-" not in p.name for p in self.partial.iterdir()):
+            else:
                 raise ValueError(
                     f"{self.partial} is not the beginning of a generated file; move it away, or give another name."
                 )
@@ -224,6 +228,7 @@ class Stream:
         sync_tree(whole)
         swap(whole, self.path)
         sync(self.path.parent)
+        (self.partial / _CALL).unlink()  # from here on the rest is rubbish, whoever finds it
         shutil.rmtree(self.partial)
 
     def _chunks(self, n_obs: int, n_vars: int) -> list[tuple[int, str]]:
@@ -239,6 +244,18 @@ class Stream:
     def _save(self, name: str, arrays: Mapping[str, Any]) -> None:
         with whole_file(self.partial / name) as new, new.open("wb") as f:
             np.savez(f, **arrays)
+
+
+def clear_left_over(path: str | Path) -> None:
+    """Delete what a call left beside a file that was killed after it had finished.
+
+    The note of the call is the first to come and to go: files without it belong to no call.
+    """
+    partial = Stream(Path(path).absolute(), overwrite=False).partial
+    if not partial.is_dir() or (partial / _CALL).exists():
+        return
+    if all(_OURS.match(p.name) for p in partial.iterdir()):
+        shutil.rmtree(partial)
 
 
 def read_backed(path: Path) -> AnnData:
