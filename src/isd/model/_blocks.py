@@ -12,6 +12,8 @@ from anndata.abc import CSRDataset
 from scipy import sparse
 from scvi import REGISTRY_KEYS
 
+from isd.model._distributed import check_share
+
 #: Rows of a block, and most bytes of counts that are in memory at once.
 BLOCK = 64
 WINDOW_BYTES = 256 << 20
@@ -67,11 +69,7 @@ class Windows:
         seed: int = 0,
         start: tuple[int, int] = (0, 0),
     ) -> None:
-        if batch_size < size:
-            raise ValueError(
-                f"a batch of {batch_size} cells cannot be split over {size} processes; give batch_size of at least "
-                f"{size}, or fewer devices."
-            )
+        check_share(batch_size, size)
         self.rows, self.batch_size, self.window, self.block = rows, batch_size, window, block
         self.rank, self.size, self.seed, self.start = rank, size, seed, start
         self.epoch = start[0]

@@ -23,6 +23,15 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 _PLAIN_DDP = "ddp"
 
 
+def check_share(batch_size: int, size: int) -> None:
+    """Raise if a batch has fewer rows than there are processes."""
+    if batch_size < size:
+        raise ValueError(
+            f"a batch of {batch_size} cells cannot be split over {size} processes; give batch_size of at least "
+            f"{size}, or fewer devices."
+        )
+
+
 class SharedBatches(Sampler[list[int]]):
     """Batches of all processes, of which each takes its share.
 
@@ -58,11 +67,7 @@ class SharedBatches(Sampler[list[int]]):
     def __init__(
         self, n: int, batch_size: int, *, rank: int, size: int, seed: int = 0, start: tuple[int, int] = (0, 0)
     ) -> None:
-        if batch_size < size:
-            raise ValueError(
-                f"a batch of {batch_size} cells cannot be split over {size} processes; give batch_size of at least "
-                f"{size}, or fewer devices."
-            )
+        check_share(batch_size, size)
         self.n, self.batch_size, self.rank, self.size, self.seed = n, batch_size, rank, size, seed
         self.start = start
         self.epoch = start[0]
