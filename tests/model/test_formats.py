@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import isd
-from isd.model._files import FORMAT_VERSION
+from isd.model._files import _MIGRATIONS, FORMAT_VERSION
 
 FOLDER = Path(__file__).parents[1] / "data" / "models"
 _spec = importlib.util.spec_from_file_location("make_models", FOLDER / "make.py")
@@ -37,15 +37,32 @@ def test_a_folder_says_who_wrote_it_without_being_loaded():
     assert info["size"] == (FOLDER / "format_1" / "model" / "weights.safetensors").stat().st_size
 
 
+def test_models_of_the_first_format_count_without_clumps():
+    first, second = (isd.model.VAE.load(FOLDER / f"format_{version}" / "model" / "vae") for version in (1, 2))
+    assert first.module.log_clump is None and first.module_params["clumps"] is False
+    assert second.module.log_clump.shape == second.module.log_theta.shape and second.module_params["clumps"] is True
+
+
+@pytest.mark.parametrize("attributes", [None, 7, {"__dict__": []}, {"__dict__": [["init_params_", 3]]}])
+def test_a_damaged_description_of_an_older_format_is_told(tmp_path, attributes):
+    shutil.copytree(FOLDER / "format_1" / "model" / "vae", tmp_path / "vae")
+    file = tmp_path / "vae" / "model.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "attributes": attributes}))
+    with pytest.raises(ValueError, match="damaged"):
+        isd.model.VAE.load(tmp_path / "vae")
+
+
 def test_an_older_format_goes_through_its_migrations(tmp_path, monkeypatch):
     shutil.copytree(FOLDER / "format_1" / "model" / "vae", tmp_path / "vae")
     steps = {
-        1: lambda document: {**document, "class": "Old" + document["class"]},
-        2: lambda document: {**document, "class": document["class"].removeprefix("Old")},
+        1: lambda document: _MIGRATIONS[1]({**document, "colors": ["#000003", "#000004"]}),
+        2: lambda document: {**document, "class": "Old" + document["class"]},
+        3: lambda document: {**document, "class": document["class"].removeprefix("Old")},
     }
-    monkeypatch.setattr("isd.model._files.FORMAT_VERSION", 3)
+    monkeypatch.setattr("isd.model._files.FORMAT_VERSION", 4)
     monkeypatch.setattr("isd.model._files._MIGRATIONS", steps)
-    assert isd.model.VAE.load(tmp_path / "vae").module.n_latent == 3
-    monkeypatch.delitem(steps, 2)
+    model = isd.model.VAE.load(tmp_path / "vae")
+    assert (model.module.n_latent, model.label_colors) == (3, ["#000003", "#000004"])
+    monkeypatch.delitem(steps, 3)
     with pytest.raises(KeyError):
         isd.model.VAE.load(tmp_path / "vae")

@@ -284,6 +284,18 @@ def test_new_features_start_from_the_dispersion_of_features_that_are_seen(adata,
     vae = VAE.from_pretrained(reference, mine, calibrate=False)
     share = torch.softmax(reference.module.decoder.mean.bias, 0)
     torch.testing.assert_close(vae.module.log_theta[0], share @ reference.module.log_theta)
+    torch.testing.assert_close(vae.module.log_clump[0], share @ reference.module.log_clump)
+
+
+def test_clumps_are_copied_with_their_features_and_start_anew_where_the_reference_has_none(adata, reference):
+    mine = other_cells(adata, np.arange(150)[::-1])
+    vae = VAE.from_pretrained(reference, mine, calibrate=False)
+    torch.testing.assert_close(vae.module.log_clump.flip(0), reference.module.log_clump[:150])
+    VAE.setup_anndata(adata)
+    single = VAE(adata, n_hidden=16, n_latent=4, clumps=False)
+    single.train(max_steps=2)
+    VAE.setup_anndata(mine)
+    assert VAE.from_pretrained(single, mine).module.log_clump is None
 
 
 def test_training_stops_when_validation_cells_gain_nothing(adata, reference):

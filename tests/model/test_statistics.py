@@ -6,7 +6,7 @@ import isd
 from isd.model import VAE
 from isd.model._generated import log_normalized
 from isd.model._presets import default_vae, default_vae_train
-from isd.model._statistics import feature_share, moment_dispersions, principal_loadings, usage_loadings
+from isd.model._statistics import feature_share, principal_loadings, usage_loadings
 
 
 @pytest.fixture
@@ -80,38 +80,6 @@ def test_training_starts_from_the_axes_of_the_training_cells(adata, monkeypatch)
     expected = principal_loadings(model.get_from_registry(adata, "X"), rows, 5, labels=labels)
     np.testing.assert_allclose(seen["decoder.mean.loadings"].numpy(), expected, rtol=1e-4, atol=1e-5)
     assert seen["decoder.heads.dispersion.loadings"].shape == (2, adata.n_vars)
-
-
-def test_dispersions_by_moments_are_those_that_counts_were_drawn_with():
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, 3, 1500)
-    library = rng.gamma(8.0, 2000.0, 1500)
-    share = rng.dirichlet(np.full(40, 3.0), 3)[labels]
-    truth = np.where(np.arange(40) < 20, 1.0, 8.0)
-    mean = library[:, None] * share
-    counts = sparse.csr_matrix(rng.poisson(mean * rng.gamma(truth, 1 / truth, (1500, 40))).astype(np.float32))
-    found = moment_dispersions(counts, np.arange(1500), library, labels=labels)
-    # with so many counts, little of what all features say together is left
-    np.testing.assert_allclose(found, truth, rtol=0.3)
-    few = moment_dispersions(counts[:20], np.arange(20), library[:20] / 1000, labels=np.zeros(20, int))
-    assert few.std() < found.std()
-    # without labels, their differences are taken for dispersion
-    assert np.mean(moment_dispersions(counts, np.arange(1500), library) < found) > 0.8
-    # one count more in a sum: features that were added up have dispersions of their own
-    pairs = sparse.csr_matrix((np.ones(40), (np.arange(40), np.arange(40) // 2)))
-    assert moment_dispersions(counts, np.arange(1500), library, groups=pairs, labels=labels).shape == (20,)
-
-
-def test_dispersions_of_poisson_counts_and_of_single_cells():
-    rng = np.random.default_rng(1)
-    counts = sparse.csr_matrix(rng.poisson(4.0, (400, 30)).astype(np.float32))
-    library = np.full(400, 120.0)
-    assert np.median(moment_dispersions(counts, np.arange(400), library)) > 50
-    # each cell a label of its own: as if there were none; two rows and zeros are no error
-    rows = np.arange(2)
-    alone = moment_dispersions(counts, rows, library[:2], labels=np.arange(2))
-    np.testing.assert_array_equal(alone, moment_dispersions(counts, rows, library[:2]))
-    assert np.isfinite(moment_dispersions(sparse.csr_matrix((2, 30)), rows, library[:2])).all()
 
 
 def test_full_layers_and_impossible_ranks(adata):

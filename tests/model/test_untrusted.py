@@ -15,8 +15,9 @@ from scvi.model.base import BaseModelClass
 import isd
 from isd.model import VAE
 from isd.model._bounds import Budget, check_h5ad
+from isd.model._files import FORMAT_VERSION
 
-FIXTURE = Path(__file__).parents[1] / "data" / "models" / "format_1" / "model" / "vae"
+FIXTURE = Path(__file__).parents[1] / "data" / "models" / f"format_{FORMAT_VERSION}" / "model" / "vae"
 
 
 def digest(path):

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from anndata import AnnData
 from scipy import sparse
 
 import isd
@@ -278,6 +279,40 @@ def test_sample_prior_is_an_anndata_like_the_training_data(vae):
     totals = np.log(np.asarray(vae.adata.X.sum(1)).ravel())
     made = np.log(np.asarray(fake.X.sum(1)).ravel())
     assert totals.min() - 1e-3 <= made.min() and made.max() <= totals.max() + 1e-3
+
+
+def clumped(r, n_obs=300, n_vars=40):
+    """Cells of one kind, of negative binomial numbers of geometric clumps."""
+    rng = np.random.default_rng(0)
+    mean = np.exp(rng.normal(0.0, 1.0, n_vars)) / (1 + r)
+    number = rng.poisson(rng.gamma(2.0, mean / 2.0, size=(n_obs, n_vars)))
+    counts = number + np.where(number > 0, rng.negative_binomial(np.maximum(number, 1), 1 / (1 + r)), 0)
+    adata = AnnData(sparse.csr_matrix(counts, dtype=np.float32))
+    adata.obs["leiden"] = np.resize(["a", "b"], n_obs)
+    adata.obs["leiden"] = adata.obs["leiden"].astype("category")
+    return adata
+
+
+def test_mean_sizes_of_clumps_are_learnt_and_drawn():
+    found = {}
+    for r in (0.02, 0.6):
+        adata = clumped(r)
+        VAE.setup_anndata(adata)
+        model = VAE(adata, n_hidden=16, n_latent=2)
+        model.train(max_steps=300, gene_encoder=False, seed=0)
+        found[r] = float(model.module.log_clump.detach().exp().median())
+        drawn = model.posterior_predictive_sample(seed=0)
+        ones = [float((x.data == 1).mean()) for x in (adata.X, drawn)]
+        assert ones[1] == pytest.approx(ones[0], abs=0.03)
+    assert found[0.02] < 0.06 and found[0.6] == pytest.approx(0.6, rel=0.35)
+
+
+def test_clumps_are_of_negative_binomial_counts_alone(adata):
+    VAE.setup_anndata(adata)
+    assert VAE(adata).module.log_clump is not None
+    for options in ({"clumps": False}, {"likelihood": "poisson"}, {"likelihood": "zinb"}, {"preset": "published"}):
+        model = VAE(adata, n_hidden=8, n_latent=2, **options)
+        assert model.module.log_clump is None
 
 
 @pytest.mark.parametrize("likelihood", ["zinb", "poisson", "normal"])

@@ -119,3 +119,55 @@ def test_rows_have_streams_of_their_own():
 def test_multinomial_row_lists_features_in_order():
     index, counts = multinomial_row(np.array([1.0, 0.0, 3.0]), 900, np.random.default_rng(0))
     assert index.tolist() == [0, 2] and counts.sum() == 900
+
+
+def in_order(mean, theta, excess, total, n, seed):
+    """Clumps one by one, each of a feature by its rate and of a geometric size, until there are enough counts."""
+    rng = np.random.default_rng(seed)
+    out = np.zeros((n, len(mean)), dtype=int)
+    for row in out:
+        rates = rng.standard_gamma(theta) / theta * mean / (1 + excess)
+        feature = rng.choice(len(mean), total, p=rates / rates.sum())
+        for j, size in zip(feature, rng.geometric(1 / (1 + excess[feature])), strict=True):
+            row[j] += min(size, total - row.sum())
+    return out
+
+
+@pytest.mark.parametrize("total", [9, 70, 700])  # by clusters; by rates, in order; by rates, many at once
+def test_clumps_come_in_until_there_are_enough_counts(total):
+    mean = np.array([4.0, 2.0, 1.0, 1.0, 0.5, 0.5, 0.25, 0.25, 0.1, 0.0])
+    theta, excess = np.resize([0.6, 3.0, 20.0], 10), np.resize([0.5, 0.1, 1.5, 0.0], 10)
+    n = 2000
+    counts = drawn(mean, theta, total, n, clump=torch.as_tensor(excess))
+    assert (counts.sum(1) == total).all()
+    assert (counts[:, 9] == 0).all()
+    expected = in_order(mean, theta, excess, total, n, 1)
+    width = max(total // 12, 1)
+    p_values = [same_distribution(counts[:, j] // width, expected[:, j] // width) for j in range(9)]
+    p_values.append(same_distribution((counts > 0).sum(1), (expected > 0).sum(1)))
+    p_values += [same_distribution(counts[:, j] % 4, expected[:, j] % 4) for j in (2, 5)]
+    assert min(p_values) > 0.05 / 50
+
+
+@pytest.mark.parametrize("total", [30, 300])  # by clusters; by rates
+def test_clumps_without_exact_totals_have_their_variance(total):
+    rng = np.random.default_rng(3)
+    mean = rng.dirichlet(np.ones(40)) * total
+    theta, excess = np.where(np.arange(40) % 2, 0.5, 4.0), np.resize([0.0, 0.3, 1.0], 40)
+    counts = drawn(mean, theta, total, 4000, clump=torch.as_tensor(excess), exact=False)
+    variance = mean * (1 + 2 * excess) + mean**2 / theta
+    # rows without counts got one
+    slack = 4 * np.sqrt(variance / 4000) + (counts.sum(1) == 1).mean()
+    assert (np.abs(counts.mean(0) - mean) < slack).all()
+    often = mean > 0.2
+    np.testing.assert_allclose(counts.var(0)[often], variance[often], rtol=0.35)
+    assert counts.var(0)[often].sum() == pytest.approx(variance[often].sum(), rel=0.1)
+
+
+def test_clumps_give_the_same_for_the_same_seed_and_none_where_there_is_no_excess():
+    mean, theta = np.linspace(0.1, 3, 30), np.full(30, 2.0)
+    one, two = (drawn(mean, theta, 20, 50, clump=torch.full((30,), 0.3)) for _ in range(2))
+    np.testing.assert_array_equal(one, two)
+    plain, single = drawn(mean, theta, 20, 3000), drawn(mean, theta, 20, 3000, clump=torch.zeros(30), seed=5)
+    assert same_distribution(plain[:, 29], single[:, 29]) > 0.001
+    assert same_distribution((plain > 0).sum(1), (single > 0).sum(1)) > 0.001

@@ -6,6 +6,7 @@ from scvi.distributions import NegativeBinomial
 from torch.distributions import Normal, Poisson
 
 import isd.nn._likelihood as chunked
+from isd.module import ClumpedNegativeBinomial
 from isd.nn import CountLinear, Factors, SparseBatch, gamma_ratio, log_likelihood
 
 
@@ -35,7 +36,7 @@ def layers(n, p, rank=3, head_rank=2):
     return mean, make(p), Factors(make(n, head_rank), make(head_rank, p), make(p))
 
 
-def whole(kind, x, mean, log_library, log_theta=None, head=None, limits=(-np.inf, np.inf)):
+def whole(kind, x, mean, log_library, log_theta=None, log_clump=None, head=None, limits=(-np.inf, np.inf)):
     """The same through distributions over all features and autograd."""
     logits = mean.scores @ mean.loadings + mean.bias
     if kind == "normal":
@@ -44,6 +45,8 @@ def whole(kind, x, mean, log_library, log_theta=None, head=None, limits=(-np.inf
     if kind == "poisson":
         return Poisson(rate).log_prob(x).sum(1)
     raw = log_theta if head is None else log_theta + head.scores @ head.loadings + head.bias
+    if log_clump is not None:
+        return ClumpedNegativeBinomial(rate, raw.clamp(*limits).exp(), log_clump.exp()).log_prob(x).sum(1)
     return NegativeBinomial(mu=rate, theta=raw.clamp(*limits).exp(), validate_args=False).log_prob(x).sum(1)
 
 
@@ -70,6 +73,21 @@ def test_values_and_gradients_are_those_of_the_dense_distribution(counts, kind, 
         torch.testing.assert_close(log_likelihood(kind, batch_of(counts), mean, **options)[1], each)
 
 
+@pytest.mark.parametrize("with_head", [True, False])
+def test_gradients_of_clumps_are_those_of_finite_differences(counts, with_head):
+    counts = np.minimum(counts, 20)
+    mean, log_theta, head = layers(*counts.shape)
+    log_clump = torch.linspace(-4.0, 1.0, counts.shape[1], dtype=torch.float64, requires_grad=True)
+    log_library = torch.log(torch.as_tensor(counts.sum(1, keepdims=True) + 1.0))
+
+    def total(*given):
+        options = {"log_library": log_library, "log_theta": given[3], "log_clump": given[4]}
+        head = Factors(*given[5:]) if with_head else None
+        return log_likelihood("nb", batch_of(counts), Factors(*given[:3]), **options, head=head)[0]
+
+    assert torch.autograd.gradcheck(total, (*mean, log_theta, log_clump, *(head if with_head else ())), atol=1e-5)
+
+
 @pytest.mark.parametrize(("kind", "with_head"), CASES)
 def test_gradients_are_those_of_finite_differences(counts, kind, with_head):
     counts = np.minimum(counts, 20)
@@ -85,6 +103,28 @@ def test_gradients_are_those_of_finite_differences(counts, kind, with_head):
 
     parameters = (*mean, log_theta, *head) if with_head else (*mean, log_theta)
     assert torch.autograd.gradcheck(total, parameters, atol=1e-5)
+
+
+@pytest.mark.parametrize("with_head", [True, False])
+@pytest.mark.parametrize("chunk", [1, 4 * 5, 10**6])
+def test_clumps_of_counts_are_those_of_the_dense_distribution(counts, with_head, chunk, monkeypatch):
+    monkeypatch.setitem(chunked.CHUNK, "cpu", chunk)
+    mean, log_theta, head = layers(*counts.shape)
+    head = head if with_head else None
+    log_clump = torch.linspace(-4.0, 1.0, counts.shape[1], dtype=torch.float64, requires_grad=True)
+    log_library = torch.log(torch.as_tensor(counts.sum(1, keepdims=True) + 1.0))
+    options = {"log_library": log_library, "log_theta": log_theta, "log_clump": log_clump, "head": head}
+    total, each = log_likelihood("nb", batch_of(counts), mean, **options)
+    want = whole("nb", torch.as_tensor(counts, dtype=torch.float64), mean, **options)
+    torch.testing.assert_close(each, want.detach(), rtol=1e-6, atol=1e-6)
+    parameters = [*mean, log_theta, log_clump, *(head or [])]
+    got = torch.autograd.grad(total, parameters)
+    for one, other in zip(got, torch.autograd.grad(want.sum(), parameters), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+    # as without, where all counts are single
+    single = log_likelihood("nb", batch_of(counts), mean, **options | {"log_clump": torch.full_like(log_clump, -40.0)})
+    plain = log_likelihood("nb", batch_of(counts), mean, **options | {"log_clump": None})
+    torch.testing.assert_close(single[1], plain[1])
 
 
 def test_log_theta_has_limits_and_no_gradient_beyond(counts):

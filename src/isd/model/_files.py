@@ -20,7 +20,7 @@ from isd.model._bounds import DTYPES, check_h5ad, check_json
 from isd.model._pickled import PICKLED_FILE
 
 FORMAT = "isodiff-model"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MODEL_FILE, WEIGHTS_FILE, FEATURES_FILE, ADATA_FILE = "model.json", "weights.safetensors", "features.json", "adata.h5ad"
 _NEEDED = (WEIGHTS_FILE, FEATURES_FILE)
 _DIGESTED = (*_NEEDED, ADATA_FILE)
@@ -314,7 +314,7 @@ def read_info(dir_path: str | Path) -> dict[str, Any]:
     >>> isd.model.VAE(adata, n_latent=4, n_hidden=16).save(folder)
     >>> info = isd.model.read_info(folder)
     >>> info["class"], info["format_version"], info["n_vars"], info["labels"]
-    ('VAE', 1, 50, ['0', '1'])
+    ('VAE', 2, 50, ['0', '1'])
     """
     path = Path(dir_path)
     document = read_document(path)
@@ -336,8 +336,23 @@ def read_info(dir_path: str | Path) -> dict[str, Any]:
         raise ValueError(f"{path / MODEL_FILE} is damaged ({type(e).__name__}: {e}).") from e
 
 
+def _without_clumps(document: dict[str, Any]) -> dict[str, Any]:
+    """Format 1 knew no clumps of counts."""
+    if document.get("class") != "VAE":
+        return document
+    try:
+        params = document["attributes"]
+        # as it is written: nothing is made of a description that was not yet checked
+        for key in ("init_params_", "non_kwargs"):
+            params = dict(params["__dict__"])[key]
+        params["__dict__"].append(["clumps", False])
+    except (KeyError, TypeError, ValueError, AttributeError) as e:
+        raise ValueError(f"the file does not describe a model; it is damaged ({type(e).__name__}: {e}).") from e
+    return document
+
+
 #: What makes a description of format ``n`` one of format ``n + 1``; every format that was ever released has an entry.
-_MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+_MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _without_clumps}
 
 
 def _read_json(file: Path) -> Any:

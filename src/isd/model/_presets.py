@@ -102,6 +102,7 @@ def default_vae(n_train: int, counts_per_feature: float = np.inf) -> dict[str, A
         "dispersion_rank": 8,
         "shrinkage": 5.0,
         "dispersion_shrinkage": 10.0,
+        "clumps": True,
         "label_weight": 5.0,
         "covariate_shift": True,
         "dropout": 0.0 if enough else 0.1,

@@ -39,7 +39,7 @@ _FIRST = ("encoder.body.0.0.",)
 #: What has a row or a column for each feature or gene.
 _LAST = (
     "decoder.mean.loadings", "decoder.mean.weight", "decoder.mean.bias", "decoder.shift", "decoder.heads.", "decoder.usage.loadings",
-    "decoder.usage.bias", "decoder.log_pooled", "decoder.log_concentration", "decoder.concentration.", "log_theta",
+    "decoder.usage.bias", "decoder.log_pooled", "decoder.log_concentration", "decoder.concentration.", "log_theta", "log_clump",
 )  # fmt: skip
 
 
@@ -59,7 +59,7 @@ def is_in_part(name: str, part: str) -> bool:
     [True, False, True, False, False]
     """
     if part in ("encoder", "decoder"):
-        return name.startswith(f"{part}.") or (part == "decoder" and name == "log_theta")
+        return name.startswith(f"{part}.") or (part == "decoder" and name in ("log_theta", "log_clump"))
     if part == "first_layer":
         return name.startswith(_FIRST)
     if part == "last_layer":

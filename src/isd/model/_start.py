@@ -8,8 +8,9 @@ from scvi import REGISTRY_KEYS
 
 from isd._counts import row_sums
 from isd.model._covariate_shifts import covariate_shifts
+from isd.model._dispersions import likely_clump, moments
 from isd.model._gene_expression import GeneExpression
-from isd.model._statistics import feature_share, moment_dispersions, principal_loadings, usage_loadings
+from isd.model._statistics import feature_share, principal_loadings, usage_loadings
 from isd.module import GeneVAEModule
 
 
@@ -58,7 +59,9 @@ class Start(GeneExpression):
         codes = self._codes()[train]
         if hasattr(self.module, "log_theta"):
             library = np.exp(self._log_library()[train])
-            self.module.set_dispersions(moment_dispersions(counts, train, library, groups=genes, labels=codes[:, 0]))
+            found = moments(counts, train, library, groups=genes, labels=codes[:, 0])
+            clump = 0.0 if self.module.log_clump is None else likely_clump(found)
+            self.module.set_dispersions(found.dispersions(clump), clump)
         if rank := self.module.output_rank:
             among = None if self.module.decoder.shift is None else codes[:, 1:]
             self.module.set_loadings(

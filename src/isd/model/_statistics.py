@@ -13,8 +13,6 @@ from isd.model._generated import log_normalized
 
 #: Rows that principal axes are computed from, at most: more do not change a start.
 _MAX_ROWS = 2000
-#: Dispersions that moments may start from: nearly Poisson, and a variance of ten times the squared mean.
-_DISPERSIONS = (np.exp(-5.0), 10.0)
 
 
 def feature_share(counts: Any, rows: np.ndarray, chunk: int = 4096) -> np.ndarray:
@@ -51,74 +49,6 @@ def density(counts: Any, rows: np.ndarray, n_rows: int = 512) -> float:
         rows = rows[np.linspace(0, len(rows) - 1, n_rows).astype(int)]
     rows = np.sort(rows)
     return sparse.csr_matrix(counts[rows]).count_nonzero() / (len(rows) * counts.shape[1])
-
-
-def moment_dispersions(
-    counts: Any,
-    rows: np.ndarray,
-    library: np.ndarray,
-    *,
-    groups: sparse.csr_matrix | None = None,
-    labels: np.ndarray | None = None,
-    seed: int = 0,
-) -> np.ndarray:
-    r"""Inverse dispersion of each feature by moments, within labels; features with few counts take that of all together.
-
-    With mean :math:`\mu_{cf} = \ell_c m_{k(c) f}`, where :math:`m_{kf}` is the share of feature :math:`f` in the counts of label
-    :math:`k`, a negative binomial of inverse dispersion :math:`\theta` has variance :math:`\mu + \mu^2 / \theta`, so that
-
-    .. math:: 1 / \theta_f = \sum_c \left[(x_{cf} - \mu_{cf})^2 - \mu_{cf}\right] / \sum_c \mu_{cf}^2 .
-
-    It is drawn towards the value of all features together, :math:`\bar\phi`, by a weight of :math:`2 / \bar\phi^2` beside the sum of
-    :math:`\mu_{cf}^2`: the ratio of two variances, that of the estimate in the Poisson limit and that of dispersions which differ by as much as
-    their size.
-
-    Parameters
-    ----------
-    counts
-        Matrix of counts, in memory or backed.
-    rows
-        Training rows; of more than 2,000, so many are drawn.
-    library
-        Library size of each of ``rows``, shape ``(len(rows),)``.
-    groups
-        Matrix of shape ``(n_vars, n_groups)`` that adds features up, such as isoforms to genes.
-    labels
-        Code of each of ``rows``, shape ``(len(rows),)``; labels of one cell say nothing.
-    seed
-        Seed of the draw.
-
-    Returns
-    -------
-    Array of shape ``(n_vars,)``, or of one value for each group.
-    """
-    rng = np.random.default_rng(seed)
-    drawn = rng.choice(len(rows), _MAX_ROWS, replace=False) if len(rows) > _MAX_ROWS else np.arange(len(rows))
-    drawn = drawn[np.argsort(rows[drawn])]
-    chosen = sparse.csr_matrix(counts[rows[drawn]], dtype=np.float64)
-    chosen = chosen if groups is None else sparse.csr_matrix(chosen @ groups)
-    codes = np.zeros(len(drawn), int) if labels is None else labels[drawn]
-    if np.bincount(codes - codes.min()).max() < 2:
-        codes = np.zeros(len(drawn), int)
-    excess, square = np.zeros(chosen.shape[1]), np.zeros(chosen.shape[1])
-    for code in np.unique(codes):
-        here = np.flatnonzero(codes == code)
-        if len(here) < 2:
-            continue
-        part, size = chosen[here], library[drawn[here]].astype(np.float64)
-        share = np.asarray(part.sum(axis=0)).ravel() / size.sum()
-        spread = np.asarray(part.multiply(part).sum(axis=0)).ravel() - 2 * share * (part.T @ size)
-        spread += share**2 * (size @ size)
-        # one mean was estimated from these cells
-        excess += spread * len(here) / (len(here) - 1) - share * size.sum()
-        square += share**2 * (size @ size)
-    # features alike but for their abundance: each says as much as its root
-    root = np.sqrt(np.maximum(square, 1e-30))
-    together = max((excess / root)[square > 0].sum() / root.sum(), _DISPERSIONS[0])
-    # the error of one feature's dispersion is at least sqrt(2 / square); dispersions differ by about their size
-    weight = 2 / together**2
-    dispersion: np.ndarray = (excess + weight * together) / (square + weight)
-    return 1 / np.clip(dispersion, *_DISPERSIONS)
 
 
 def principal_loadings(

@@ -121,7 +121,7 @@ class IsdTrainingPlan(TrainingPlan):
     lr, weight_decay, lr_schedule
         Of the networks.
     dispersion_lr
-        Learning rate of ``log_theta`` (which has no weight decay); log concentrations of usage have twice that.
+        Learning rate of ``log_theta`` and ``log_clump`` (which have no weight decay); log concentrations of usage have twice that.
     kl_warmup
         Share of the training over which the KL weight rises from 0 to ``max_kl_weight``.
     max_kl_weight
@@ -186,7 +186,7 @@ class IsdTrainingPlan(TrainingPlan):
         for name, parameter in self.module.named_parameters():
             if not parameter.requires_grad:
                 continue
-            if name.endswith("log_theta"):
+            if name.endswith(("log_theta", "log_clump")):
                 groups["dispersion"].append(parameter)
             elif name.endswith("log_concentration"):
                 groups["usage"].append(parameter)

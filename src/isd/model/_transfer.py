@@ -304,11 +304,15 @@ def transferred_state(
             # the reference has one class, or no covariates: nothing to copy, and nothing that these say yet
             state[name] = torch.zeros_like(own)
             continue
+        if source is None and name == "log_clump":
+            # of an isd that did not know of clumps
+            state[name] = own
+            continue
         if source is None:
             raise ValueError(_misfit(name, "nothing of that name"))
         made = axes[axis](source, dim) if axis else source.detach().cpu().clone()
-        if name == "log_theta":
-            made[axes[axis].source == NEW] = _usual_dispersion(theirs)
+        if name in ("log_theta", "log_clump"):
+            made[axes[axis].source == NEW] = _usual(theirs[name], theirs)
         if name.startswith("decoder.mean.") and made.shape != own.shape and made.ndim and model.module.output_rank:
             made = _widen(made, own.shape)
         if made.shape != own.shape:
@@ -323,12 +327,12 @@ def transferred_state(
     return state
 
 
-def _usual_dispersion(theirs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Mean log dispersion of a reference's features (or genes), each with the weight of its counts.
+def _usual(values: torch.Tensor, theirs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Mean log dispersion (or size of clumps) of a reference's features (or genes), each with the weight of its counts.
 
     Those of features with few counts are where training found them, near Poisson; most features have few.
     """
-    values, bias = theirs["log_theta"].detach().cpu(), theirs.get("decoder.mean.bias")
+    values, bias = values.detach().cpu(), theirs.get("decoder.mean.bias")
     if bias is None or bias.shape != values.shape:
         return values.mean()
     return torch.softmax(bias.detach().cpu().double(), dim=0).to(values.dtype) @ values
@@ -375,6 +379,7 @@ def axis_of(name: str) -> tuple[str, int]:
         "encoder.body.0.0.covariates": ("covariates", 0),
         "decoder.body.0.0.weight": ("decoder_inputs", 1),
         "log_theta": ("dispersions", 0),
+        "log_clump": ("dispersions", 0),
         "decoder.log_pooled": ("shared", 0),
         "decoder.log_concentration": ("multi", 0),
         "label_head.weight": ("labels", 0),

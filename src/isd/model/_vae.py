@@ -57,6 +57,10 @@ class VAE(FromSCimilarity, PretrainedMixin, GeneEncoderMixin, Coding):
         which gives no counts.
     dispersion
         ``"cell"`` (per feature and cell) or ``"feature"``.
+    clumps
+        Whether counts come in clumps, whose mean size is learnt for each feature: cells have fewer single counts, and more of
+        two and three, than a negative binomial says (:class:`isd.module.ClumpedNegativeBinomial`). ``None``: yes, with
+        ``likelihood="nb"``; other likelihoods have none.
     dropout
         Dropout in encoder and decoder. ``None``: 0.1 below 5,000 training cells, else none.
     output_rank, dispersion_rank
@@ -124,6 +128,7 @@ class VAE(FromSCimilarity, PretrainedMixin, GeneEncoderMixin, Coding):
         likelihood: Literal["nb", "zinb", "poisson", "normal"] | None = None,
         dispersion: Literal["cell", "feature"] | None = None,
         dropout: float | None = None,
+        clumps: bool | None = None,
         output_rank: int | None = None,
         dispersion_rank: int | None = None,
         shrinkage: float | None = None,
@@ -145,6 +150,7 @@ class VAE(FromSCimilarity, PretrainedMixin, GeneEncoderMixin, Coding):
             "n_layers": n_layers,
             "likelihood": likelihood,
             "dispersion": dispersion,
+            "clumps": clumps,
             "dropout": dropout,
             "output_rank": output_rank,
             "dispersion_rank": dispersion_rank,

@@ -8,7 +8,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from scipy import sparse
-from scvi.distributions import NegativeBinomial
 from scvi.module._constants import MODULE_KEYS
 from torch import Tensor
 from torch.distributions import Distribution, Poisson
@@ -218,9 +217,7 @@ class GeneVAEModule(VAEModule):
         if self.likelihood == "poisson":
             gene_counts = Poisson(mean, validate_args=False)
         else:
-            log_theta = self.log_theta + out["dispersion"] if "dispersion" in out else self.log_theta
-            theta = log_theta.clamp(*LOG_THETA_RANGE).exp()
-            gene_counts = NegativeBinomial(mu=mean, theta=theta, scale=share, validate_args=False)
+            gene_counts = self._negative_binomial(mean, share, out.get("dispersion"))
         if self.usage_likelihood == "nb":
             return gene_counts
         log_kappa: Tensor = self._gene_decoder.log_concentration
@@ -245,6 +242,7 @@ class GeneVAEModule(VAEModule):
             factors["mean"],
             log_library=inference_outputs[MODULE_KEYS.LIBRARY_KEY],
             log_theta=self.log_theta if self.likelihood == "nb" else None,
+            log_clump=self.log_clump,
             head=factors.get("dispersion"),
             log_theta_range=LOG_THETA_RANGE,
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from scipy import sparse
@@ -68,6 +70,7 @@ def draw_counts(
     totals: np.ndarray,
     rng: np.random.Generator,
     *,
+    clump: Tensor | None = None,
     exact: bool = True,
 ) -> sparse.csr_matrix:
     r"""Over-dispersed counts of some rows, in time that follows the counts and not the features.
@@ -83,6 +86,9 @@ def draw_counts(
     time by which there are enough counts, ``total`` of them are kept at random, since they came in at independent uniform
     times; where there are not yet enough, time goes on with the rates' posterior. Nothing is approximated.
 
+    With ``clump``, it is clumps that come in over time, each of a geometric number of counts, until there are ``total`` counts;
+    of the last clump, so many as are missing.
+
     Parameters
     ----------
     mean
@@ -93,6 +99,8 @@ def draw_counts(
         Total counts of each row, at least 1.
     rng
         Source of randomness: each row gets a stream of its own from it.
+    clump
+        Mean excess of a clump of each feature, shape ``(n_vars,)``; ``None`` for single counts. Not for Poisson counts.
     exact
         Whether rows have exactly these totals. Otherwise every feature is negative binomial by itself (``totals`` only
         says which way is quicker), and a row has at least one count.
@@ -117,6 +125,9 @@ def draw_counts(
     streams = rng.spawn(n_obs)
     totals = np.asarray(totals).astype(np.int64)
     wide = totals <= n_vars
+    excess = None
+    if clump is not None and theta is not None:
+        mean, excess = mean / (1 + clump), clump.double().cpu().numpy()
     means = mean.cpu().numpy()
     thetas = None if theta is None else np.broadcast_to(theta.cpu().numpy(), means.shape)
     rows: list[tuple[np.ndarray, np.ndarray]] = []
@@ -135,18 +146,22 @@ def draw_counts(
                 total = max(int(stream.poisson(means[i].sum(dtype=np.float64))), 1)
             rows.append(multinomial_row(means[i], total, stream))
         elif wide[i]:
-            rows.append(
-                _first_counts(means[i], thetas[i], cumulative[i], ratio[i], times[i], total if exact else None, stream)
-            )
+            goal = total if exact else None
+            found = _first_counts(means[i], thetas[i], cumulative[i], ratio[i], times[i], goal, stream)
+            rows.append(found if excess is None else clumps_of_counts(*found, excess, goal, stream))
         else:
             rates = gamma_rates(means[i], thetas[i], stream)
             if not exact:
                 counts = stream.poisson(rates)
                 index = np.flatnonzero(counts)
-                if index.size:
-                    rows.append((index, counts[index]))
-                    continue
-            rows.append(multinomial_row(rates, total if exact else 1, stream))
+                index, counts = (index, counts[index]) if index.size else multinomial_row(rates, 1, stream)
+                if excess is not None:
+                    index, counts = clumps_of_counts(index, counts, excess, None, stream)
+                rows.append((index, counts))
+            elif excess is None:
+                rows.append(multinomial_row(rates, total, stream))
+            else:
+                rows.append(_clumps_row(rates, excess, total, stream))
     return csr_rows(rows, n_vars)
 
 
@@ -196,6 +211,76 @@ def _first_counts(
         index, counts = _add(np.concatenate([index, new]), np.concatenate([counts, more]))
         missing -= int(more.sum())
     return index, counts
+
+
+def clumps_of_counts(
+    index: np.ndarray, number: np.ndarray, excess: np.ndarray, total: int | None, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Features and their counts, where so many clumps came in.
+
+    Parameters
+    ----------
+    index, number
+        Features, in rising order, and numbers of clumps.
+    excess
+        Mean excess of a clump of each feature.
+    total
+        Counts after which no more are taken, at most the number of clumps; ``None`` for all.
+    rng
+        Source of randomness.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> index, number = np.array([0, 3]), np.array([5, 4])
+    >>> found = clumps_of_counts(index, number, np.full(4, 0.5), 7, np.random.default_rng(0))
+    >>> found[0].tolist(), found[1].sum().item()
+    ([0, 3], 7)
+    """
+    chance = 1.0 / (1.0 + excess[index])
+    if total is None:
+        return index, number + rng.negative_binomial(number, chance)
+    # given the rates, clumps come in an order that says nothing of their features
+    owner = rng.permutation(np.repeat(np.arange(len(index)), number))
+    sizes = rng.geometric(chance[owner])
+    ends = np.cumsum(sizes)
+    last = int(np.searchsorted(ends, total))
+    sizes[last] -= ends[last] - total
+    counts = np.bincount(owner[: last + 1], sizes[: last + 1], minlength=len(index)).astype(np.int64)
+    left = counts > 0
+    return index[left], counts[left]
+
+
+def _clumps_row(
+    rates: np.ndarray, excess: np.ndarray, total: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """As :func:`multinomial_row`, for clumps: many at once while surely more are needed, the last ones in order."""
+    rates = rates.astype(np.float64)
+    shares = rates / rates.sum() if rates.sum() > 0 else np.full(len(rates), 1.0 / len(rates))
+    shares /= max(shares.sum(), 1.0)
+    size = 1.0 + float(shares @ excess)
+    # a geometric number of mean 1 + r has a second moment of (1 + r)(1 + 2r)
+    deviation = math.sqrt(max(float(shares @ ((1.0 + excess) * (1.0 + 2.0 * excess))) - size**2, 0.0))
+    counts = np.zeros(len(rates), dtype=np.int64)
+    missing = total
+    while missing > len(rates):
+        number = missing / size
+        surely = int(number - 8.0 * (deviation / size) * math.sqrt(number))
+        if surely < 1:
+            break
+        more = rng.multinomial(surely, shares)
+        some = np.flatnonzero(more)
+        more[some] += rng.negative_binomial(more[some], 1.0 / (1.0 + excess[some]))
+        if more.sum() > missing:
+            continue
+        counts += more
+        missing -= int(more.sum())
+    if missing:
+        index, clumps = multinomial_row(shares, missing, rng)
+        index, more = clumps_of_counts(index, clumps, excess, missing, rng)
+        counts[index] += more
+    index = np.flatnonzero(counts)
+    return index, counts[index]
 
 
 def _clustered(cumulative: np.ndarray, ratio: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

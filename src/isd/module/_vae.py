@@ -17,6 +17,7 @@ from torch.distributions import Distribution, Normal
 from torch.nn import functional as F
 
 from isd._constants import TARGET_SUM
+from isd.module._clumped_counts import ClumpedNegativeBinomial
 from isd.module._minibatch import is_sparse, sparse_batch, to_dense, with_columns
 from isd.module._sampling import draw_counts
 from isd.nn import (
@@ -33,6 +34,10 @@ LIKELIHOODS: tuple[str, ...] = ("nb", "zinb", "poisson", "normal")
 #: log of the inverse dispersion where no cells have told another: nearly Poisson
 LOG_THETA_INIT = 5.0
 LOG_THETA_RANGE = (-8.0, 12.0)
+#: log of the mean excess of a clump where no cells have told another
+LOG_CLUMP_INIT = float(np.log(0.1))
+#: precision of the prior on it around the mean of all features: they differ by a factor of 1.6 or so
+CLUMP_SHRINKAGE = 4.0
 #: Values of one decoded array when counts are drawn: 8 MB, which allocators hand out again rather than ask the system
 #: for anew; more rows at once where all of a full output layer has to be read for them
 DECODED_AT_ONCE, DECODED_AT_ONCE_FULL = 2**21, 2**23
@@ -53,7 +58,8 @@ class VAEModule(BaseModuleClass):
         x_j &\sim \mathrm{NB}(\ell \rho_j, \theta_j(z))
 
     with library size :math:`\ell` (observed), covariates :math:`s` and an inverse dispersion
-    :math:`\theta_j(z) = \exp(r_j + g_j(z, \log \ell, s))` per feature and cell.
+    :math:`\theta_j(z) = \exp(t_j + g_j(z, \log \ell, s))` per feature and cell. With ``clumps`` it is clumps that are counted
+    so: each has :math:`1 + r_j` counts on average, a geometric number (:class:`isd.module.ClumpedNegativeBinomial`).
 
     Parameters
     ----------
@@ -67,6 +73,8 @@ class VAEModule(BaseModuleClass):
         ``"nb"``, ``"zinb"``, ``"poisson"``, or ``"normal"`` (mean squared error on log-normalised values).
     dispersion
         ``"cell"`` (per feature and cell) or ``"feature"``.
+    clumps
+        Whether counts come in clumps; only for ``likelihood="nb"``, and left aside for others.
     output_rank, dispersion_rank
         Rank of the output layers for the mean, and for dispersion and zero inflation; 0 for full layers.
     shrinkage, dispersion_shrinkage
@@ -120,6 +128,7 @@ class VAEModule(BaseModuleClass):
         activation: Literal["silu", "prelu", "relu", "gelu"] = "silu",
         likelihood: Likelihood = "nb",
         dispersion: Literal["cell", "feature"] = "cell",
+        clumps: bool = False,
         output_rank: int = 0,
         dispersion_rank: int = 0,
         shrinkage: float = 0.0,
@@ -186,6 +195,9 @@ class VAEModule(BaseModuleClass):
         self.label_head = nn.Linear(n_latent, n_labels) if n_labels > 1 and label_weight > 0 else None
         if likelihood in ("nb", "zinb"):
             self.log_theta = nn.Parameter(torch.full((self.n_dispersions,), LOG_THETA_INIT))
+        self.log_clump = None
+        if clumps and likelihood == "nb":
+            self.log_clump = nn.Parameter(torch.full((self.n_dispersions,), LOG_CLUMP_INIT))
         # statistics of the training rows: the library size enters the networks standardised
         self.register_buffer("library_mean", torch.tensor(0.0))
         self.register_buffer("library_std", torch.tensor(1.0))
@@ -261,8 +273,10 @@ class VAEModule(BaseModuleClass):
         ours[:k] = torch.as_tensor(loadings[:k], dtype=torch.float32, device=ours.device)
 
     @torch.no_grad()
-    def set_dispersions(self, inverse: np.ndarray) -> None:
-        """Start the inverse dispersions from these, shape ``(n_dispersions,)``."""
+    def set_dispersions(self, inverse: np.ndarray, clump: float = 0.0) -> None:
+        """Start the inverse dispersions from these, shape ``(n_dispersions,)``, and all clumps from one mean excess."""
+        if self.log_clump is not None and clump > 0:
+            self.log_clump.fill_(float(np.log(clump)))
         self.log_theta.copy_(torch.as_tensor(np.log(inverse), dtype=torch.float32).clamp(*LOG_THETA_RANGE))
 
     @torch.no_grad()
@@ -403,13 +417,25 @@ class VAEModule(BaseModuleClass):
         mean = share * log_library.exp()
         if self.likelihood == "poisson":
             return Poisson(rate=mean, scale=share, validate_args=False)
-        log_theta = self.log_theta + out["dispersion"] if "dispersion" in out else self.log_theta
-        theta = log_theta.clamp(*LOG_THETA_RANGE).exp()
         if self.likelihood == "nb":
-            return NegativeBinomial(mu=mean, theta=theta, scale=share, validate_args=False)
+            return self._negative_binomial(mean, share, out.get("dispersion"))
         return ZeroInflatedNegativeBinomial(
-            mu=mean, theta=theta, zi_logits=out["dropout"] - 3.0, scale=share, validate_args=False
+            mu=mean,
+            theta=self._theta(out.get("dispersion")),
+            zi_logits=out["dropout"] - 3.0,
+            scale=share,
+            validate_args=False,
         )
+
+    def _theta(self, head: Tensor | None) -> Tensor:
+        log_theta = self.log_theta if head is None else self.log_theta + head
+        return log_theta.clamp(*LOG_THETA_RANGE).exp()
+
+    def _negative_binomial(self, mean: Tensor, share: Tensor, head: Tensor | None) -> Distribution:
+        theta = self._theta(head)
+        if self.log_clump is not None:
+            return ClumpedNegativeBinomial(mean, theta, self.log_clump.exp(), scale=share)
+        return NegativeBinomial(mu=mean, theta=theta, scale=share, validate_args=False)
 
     def reconstruction_loss(self, px: Distribution, x: Tensor) -> Tensor:
         """Negative log-likelihood per cell (for ``"normal"``: of log-normalised values, unit variance)."""
@@ -431,6 +457,7 @@ class VAEModule(BaseModuleClass):
             factors["mean"],
             log_library=inference_outputs[MODULE_KEYS.LIBRARY_KEY],
             log_theta=self.log_theta if self.likelihood == "nb" else None,
+            log_clump=self.log_clump,
             head=factors.get("dispersion"),
             log_theta_range=LOG_THETA_RANGE,
         )
@@ -453,12 +480,18 @@ class VAEModule(BaseModuleClass):
             kl = 0.5 * (mean.square() + var - 1.0 - var.log()).sum(dim=1)
         loss = total / len(rec) + (kl_weight * kl).mean()
         if self.training:
-            loss = loss + generative_outputs["penalty"] / self.n_train
+            loss = loss + (generative_outputs["penalty"] + self._clump_penalty()) / self.n_train
             if self.label_head is not None:
                 loss = loss + self.label_weight * self.label_loss(
                     inference_outputs[MODULE_KEYS.Z_KEY], tensors[REGISTRY_KEYS.LABELS_KEY]
                 )
         return LossOutput(loss=loss, reconstruction_loss=rec, kl_local=kl)
+
+    def _clump_penalty(self) -> Tensor | float:
+        """Negative log prior on the clumps: rare features say little of theirs."""
+        if self.log_clump is None:
+            return 0.0
+        return 0.5 * CLUMP_SHRINKAGE * (self.log_clump - self.log_clump.mean()).square().sum()
 
     def label_loss(self, z: Tensor, labels: Tensor) -> Tensor:
         """Negative log-likelihood of the labels given latents, per cell; cells without a label count as zero.
@@ -566,4 +599,5 @@ class VAEModule(BaseModuleClass):
         if self.likelihood == "zinb":
             seen = rng.random(tuple(mean.shape), dtype=np.float32) >= torch.sigmoid(px.zi_logits).cpu().numpy()
             mean = mean * torch.as_tensor(seen, device=mean.device)
-        return draw_counts(mean, theta, totals, rng, exact=not self.use_size_factor)
+        clump = None if self.log_clump is None else self.log_clump.detach().exp()
+        return draw_counts(mean, theta, totals, rng, clump=clump, exact=not self.use_size_factor)

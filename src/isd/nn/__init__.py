@@ -1,10 +1,12 @@
 """Networks in pure torch: they know neither AnnData nor scvi."""
 
 from isd.nn._autoencoder import MLP, CountDecoder, CountEncoder, LowRankLinear
+from isd.nn._clumps import ClumpTerms, clump_terms
 from isd.nn._conditions import Conditions, one_hot_conditions
 from isd.nn._denoiser import AdaLNDenoiser, MLPUNet
+from isd.nn._gamma_ratio import gamma_ratio
 from isd.nn._gene_decoder import GeneDecoder
-from isd.nn._likelihood import Factors, gamma_ratio, log_likelihood
+from isd.nn._likelihood import Factors, log_likelihood
 from isd.nn._noise_classifier import NoiseClassifier
 from isd.nn._segments import Segments
 from isd.nn._sparse import CountLinear, SparseBatch
@@ -22,6 +24,7 @@ from isd.nn._usage_predictor import UsagePredictor
 __all__ = [
     "MLP",
     "AdaLNDenoiser",
+    "ClumpTerms",
     "Columns",
     "Conditions",
     "CountDecoder",
@@ -36,6 +39,7 @@ __all__ = [
     "Segments",
     "SparseBatch",
     "UsagePredictor",
+    "clump_terms",
     "dirichlet_multinomial_log_likelihood",
     "gamma_ratio",
     "isoform_counts",

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from isd.nn._negative_binomial import negative_binomial_chunk
 from isd.nn._sparse import SparseBatch
 
 #: Cells times features that are in work at once: what the processor's cache holds, and what keeps a GPU busy.
@@ -48,61 +49,6 @@ class Factors(NamedTuple):
     def part(self, columns: slice, out: Tensor | None = None) -> Tensor:
         """Outputs of some features, shape ``(n, n_columns)``; written to ``out`` if it is given."""
         return torch.addmm(self.bias[columns], self.scores, self.loadings[:, columns], out=out)
-
-
-def gamma_ratio(theta: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    r"""``lgamma(theta + x) - lgamma(theta)`` and its derivative by ``theta``, for ``theta > 0`` and ``x >= 0``.
-
-    By four steps of the recurrence and then Stirling's series of the difference, whose large terms cancel on paper: in
-    single precision, the difference of two ``lgamma`` at ``theta = 1e5`` is off by a tenth. Errors are below 1e-7.
-
-    Parameters
-    ----------
-    theta, x
-        Tensors of one shape.
-
-    Returns
-    -------
-    Two tensors of that shape.
-
-    References
-    ----------
-    Abramowitz & Stegun, Handbook of Mathematical Functions, 6.1.15, 6.1.41, 6.3.5 and 6.3.18.
-
-    Examples
-    --------
-    >>> import torch
-    >>> value, slope = gamma_ratio(torch.tensor([2.0]), torch.tensor([3.0]))  # log(4! / 1!), 1/2 + 1/3 + 1/4
-    >>> round(float(value), 4), round(float(slope), 4)
-    (3.1781, 1.0833)
-    """
-    low, high = theta, theta + x
-    upper, lower = high.clone(), low.clone()
-    slope = x / (low * high)
-    for k in (1.0, 2.0, 3.0):
-        below, above = low + k, high + k
-        upper.mul_(above)
-        lower.mul_(below)
-        slope.add_(x / below.mul_(above))
-    low, high = low + 4.0, high + 4.0
-    growth = torch.log1p(x / low)
-    value = (high - 0.5).mul_(growth).add_(torch.log(low).mul_(x)).sub_(x)
-    # a product of four is at most about 1e28 for a million counts: inside single precision
-    value.sub_(upper.div_(lower).log_())
-    inverse_low, inverse_high = low.reciprocal_(), high.reciprocal_()
-    square_low, square_high = inverse_low.square(), inverse_high.square()
-    value.add_(_stirling(inverse_high, square_high)).sub_(_stirling(inverse_low, square_low))
-    slope.add_(growth).sub_(_digamma_rest(inverse_high, square_high)).add_(_digamma_rest(inverse_low, square_low))
-    return value, slope
-
-
-def _stirling(inverse: Tensor, square: Tensor) -> Tensor:
-    return inverse * (1 / 12 - square * (1 / 360 - square * (1 / 1260)))
-
-
-def _digamma_rest(inverse: Tensor, square: Tensor) -> Tensor:
-    """``log z - digamma(z)``."""
-    return 0.5 * inverse + square * (1 / 12 - square * (1 / 120 - square * (1 / 252)))
 
 
 class _Chunk(NamedTuple):
@@ -172,6 +118,7 @@ def log_likelihood(
     *,
     log_library: Tensor,
     log_theta: Tensor | None = None,
+    log_clump: Tensor | None = None,
     head: Factors | None = None,
     log_theta_range: tuple[float, float] = (-math.inf, math.inf),
 ) -> tuple[Tensor, Tensor]:
@@ -199,8 +146,11 @@ def log_likelihood(
         Log library size, shape ``(n, 1)``.
     log_theta
         Log inverse dispersion of each feature, for ``"nb"``.
+    log_clump
+        Log of the mean excess of a clump of each feature, for ``"nb"`` of clumps of counts (:func:`isd.nn.clump_terms`).
+        ``None`` for single counts.
     head
-        Layer whose outputs are added to it.
+        Layer whose outputs are added to ``log_theta``.
     log_theta_range
         Limits that it is clamped to; beyond them it has no gradient.
 
@@ -230,7 +180,7 @@ def log_likelihood(
     if kind == "nb" and log_theta is None:
         raise ValueError("kind 'nb' needs log_theta, the log inverse dispersion of each feature.")
     extra = (None, None, None) if head is None else head
-    return _LogLikelihood.apply(kind, batch, log_library, log_theta_range, *mean, log_theta, *extra)
+    return _LogLikelihood.apply(kind, batch, log_library, log_theta_range, *mean, log_theta, log_clump, *extra)
 
 
 class _LogLikelihood(torch.autograd.Function):
@@ -247,6 +197,7 @@ class _LogLikelihood(torch.autograd.Function):
         loadings: Tensor,
         bias: Tensor,
         log_theta: Tensor | None,
+        log_clump: Tensor | None,
         head_scores: Tensor | None,
         head_loadings: Tensor | None,
         head_bias: Tensor | None,
@@ -258,9 +209,9 @@ class _LogLikelihood(torch.autograd.Function):
             if head_scores is not None and head_loadings is not None and head_bias is not None:
                 head = Factors(head_scores.to(loadings.dtype), head_loadings, head_bias)
             offset = log_library.to(loadings.dtype).reshape(-1, 1)
-            values, grads = _passes(kind, batch, offset, bounds, mean, log_theta, head, with_grad)
+            values, grads = _passes(kind, batch, offset, bounds, mean, log_theta, log_clump, head, with_grad)
         ctx.grads = grads
-        given = (scores, loadings, bias, log_theta, head_scores, head_loadings, head_bias)
+        given = (scores, loadings, bias, log_theta, log_clump, head_scores, head_loadings, head_bias)
         ctx.dtypes = [None if tensor is None else tensor.dtype for tensor in given]
         ctx.mark_non_differentiable(values)
         return values.sum(), values
@@ -306,6 +257,7 @@ def _passes(
     bounds: tuple[float, float],
     mean: Factors,
     log_theta: Tensor | None,
+    log_clump: Tensor | None,
     head: Factors | None,
     with_grad: bool,
 ) -> tuple[Tensor, list[Tensor | None] | None]:
@@ -314,6 +266,7 @@ def _passes(
     gradient = _Gradient(mean) if with_grad else None
     head_gradient = _Gradient(head) if with_grad and head is not None else None
     d_theta = torch.empty_like(log_theta) if with_grad and log_theta is not None else None
+    d_clump = torch.empty_like(log_clump) if with_grad and log_clump is not None else None
 
     def sums() -> _Sums:
         zero = mean.scores.new_zeros
@@ -333,7 +286,7 @@ def _passes(
     if kind == "normal":
         total = _add(_over(chunks, normal, device))
         total.values.sub_(0.5 * math.log(2 * math.pi) * batch.n_features)
-        return total.values, None if gradient is None else [total.scores, gradient.loadings, gradient.bias, *[None] * 4]
+        return total.values, None if gradient is None else [total.scores, gradient.loadings, gradient.bias, *[None] * 5]
 
     # the softmax is over all features: its normaliser comes first, and what it was made of stays. Room for it is asked
     # for here and not in threads, whose memory goes back to the system with them and would come back page by page
@@ -375,8 +328,13 @@ def _passes(
                 else:
                     bias = log_theta[columns] + head.bias[columns]
                     raw = torch.addmm(bias, head.scores, head.loadings[:, columns])
-                zeros, values, by_mean, by_theta = _negative_binomial(rate, raw, bounds, flat, x, log_rate)
+                some_clump = None if log_clump is None else log_clump[columns]
+                zeros, values, by_mean, by_theta, by_clump = negative_binomial_chunk(
+                    rate, raw, bounds, flat, x, log_rate, some_clump
+                )
                 out.values.sub_(zeros)
+                if d_clump is not None and by_clump is not None:
+                    d_clump[columns] = by_clump
                 if d_theta is not None:
                     torch.sum(by_theta, 0, out=d_theta[columns])
                 if head_gradient is not None and out.head_scores is not None:
@@ -402,7 +360,7 @@ def _passes(
 
     for scores in _over(chunks, through_normalizer, device):
         total.scores.add_(scores)
-    grads = [total.scores, gradient.loadings, gradient.bias, d_theta]
+    grads = [total.scores, gradient.loadings, gradient.bias, d_theta, d_clump]
     if head_gradient is None:
         return total.values, [*grads, None, None, None]
     return total.values, [*grads, total.head_scores, head_gradient.loadings, head_gradient.bias]
@@ -415,41 +373,3 @@ def _add(parts: list[_Sums]) -> _Sums:
             if one is not None and two is not None:
                 one.add_(two)
     return first
-
-
-def _negative_binomial(
-    rate: Tensor, raw: Tensor, bounds: tuple[float, float], flat: Tensor, x: Tensor, log_rate: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """For a chunk: minus the sum of terms of zeros for each cell, the rest for each count, and the gradients.
-
-    Parameters
-    ----------
-    rate, raw
-        Mean (overwritten), and log inverse dispersion before it is clamped to the bounds.
-    bounds
-        Limits of the log inverse dispersion.
-    flat, x, log_rate
-        Positions of the counts that are not zero, their values, and the log of their means.
-    """
-    low, high = torch.aminmax(raw)
-    outside = bool((low < bounds[0]) | (high > bounds[1]))
-    log_theta = raw.clamp(*bounds) if outside else raw
-    theta = log_theta.exp()
-    ratio = rate / theta
-    # as if all were zero: -theta log(1 + mean / theta)
-    zero = torch.log1p(ratio).mul_(theta)
-    zeros = zero.sum(1)
-    # the rest where they are not
-    some_theta, log_ratio = torch.take(theta, flat), log_rate - torch.take(log_theta, flat)
-    above = log_ratio.exp().add_(1.0)
-    values, slope = gamma_ratio(some_theta, x)
-    # -log1p(1 / ratio) and not the difference of two logs, which is lost in rounding where the ratio is large
-    values.sub_(torch.nn.functional.softplus(log_ratio.neg_(), threshold=1e6).mul_(x)).sub_(torch.lgamma(x + 1.0))
-    by_mean = rate.div_(ratio.add_(1.0)).neg_()  # -mean theta / (mean + theta)
-    by_theta = zero.add_(by_mean).neg_()
-    share = x / above
-    by_mean.view(-1).index_add_(0, flat, share)
-    by_theta.view(-1).index_add_(0, flat, slope.mul_(some_theta).sub_(share))
-    if outside:
-        by_theta.masked_fill_(raw != log_theta, 0.0)
-    return zeros, values, by_mean, by_theta

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from isd.nn._likelihood import gamma_ratio
+from isd.nn._gamma_ratio import gamma_ratio
 from isd.nn._segments import Segments
 from isd.nn._sparse import SparseBatch
 

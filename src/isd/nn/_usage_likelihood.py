@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from isd.nn._likelihood import CHUNK, Factors, _Gradient, _over, gamma_ratio
+from isd.nn._gamma_ratio import gamma_ratio
+from isd.nn._likelihood import CHUNK, Factors, _Gradient, _over
 
 #: Logits of usage are held to plus and minus this: their exponentials then need no largest one taken off, and add up
 #: inside single precision. The pooled usage that they start from is above e^-20.
