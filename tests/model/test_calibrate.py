@@ -74,6 +74,20 @@ def test_dispersions_that_are_all_off_are_put_right(adata, gene_key):
     vae.train(max_steps=2, gene_encoder=False)
 
 
+def test_clumps_that_are_all_off_are_put_right(adata):
+    VAE.setup_anndata(adata)
+    vae = VAE(adata, n_hidden=16, n_latent=4)
+    vae.train(max_steps=80, dispersion_lr=1e-1, gene_encoder=False)
+    rows = vae.train_indices
+    calibrate_dispersion(vae, rows)
+    best = -float(vae.get_elbo(indices=rows))
+    vae.module.log_clump.data += 5.0
+    assert -float(vae.get_elbo(indices=rows)) > best + 2
+    calibrate_dispersion(vae, rows)
+    assert -float(vae.get_elbo(indices=rows)) < best + 1
+    assert float(vae.module.log_clump.detach().mean()) > np.log(0.002)  # could still grow
+
+
 def test_an_encoder_that_is_far_too_sure_is_put_right(adata):
     VAE.setup_anndata(adata)
     vae = VAE(adata, n_hidden=16, n_latent=4)

@@ -12,6 +12,8 @@ from scipy.special import gammaln
 from scvi import REGISTRY_KEYS
 from scvi.module._constants import MODULE_KEYS
 
+from isd.model._dispersions import CLUMPS
+
 if TYPE_CHECKING:
     from isd.model._vae import VAE
 
@@ -86,7 +88,7 @@ def expected_sums(model: VAE, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 @torch.no_grad()
 def calibrate_dispersion(model: VAE, rows: np.ndarray) -> float:
-    """Shift all log dispersions by one number, the most likely one for the training cells; concentrations of usage likewise.
+    """Shift all log dispersions by one number, the most likely one for the training cells; clumps and concentrations of usage likewise.
 
     Bulk averages over cells what makes single cells differ, and a deeper assay has less noise: which feature is noisier than
     another carries over, how noisy all of them are does not. Training alone moves a log dispersion by 1e-2 a step at most.
@@ -106,14 +108,11 @@ def calibrate_dispersion(model: VAE, rows: np.ndarray) -> float:
     if not hasattr(module, "log_theta"):
         return 0.0
     cells = encoded(model, some_rows(rows, _MAX_NOISE_CELLS))
-    shifted = [module.log_theta]
-    if model.module_params["gene_decoder"] and module.usage_likelihood != "nb":
-        shifted.append(module.decoder.log_concentration)
-    shifts = []
-    for parameter in shifted:
+
+    def moved(parameter: torch.Tensor, bounds: tuple[float, float] = (-_MAX_SHIFT, _MAX_SHIFT)) -> float:
         start = parameter.detach().clone()
 
-        def loss(shift: float, parameter: torch.Tensor = parameter, start: torch.Tensor = start) -> float:
+        def loss(shift: float) -> float:
             parameter.data = start + shift
             return sum(float(module._reconstruction(*cell)[1].double().sum()) for cell in made())
 
@@ -122,11 +121,19 @@ def calibrate_dispersion(model: VAE, rows: np.ndarray) -> float:
                 x = tensors[REGISTRY_KEYS.X_KEY]
                 yield x, q, module.generative(**module._get_generative_input(tensors, q))
 
-        shifts.append(float(minimize_scalar(loss, bounds=(-_MAX_SHIFT, _MAX_SHIFT), options={"xatol": 0.1}).x))
-        parameter.data = start + shifts[-1]
-    if len(shifts) > 1:
-        module.decoder.mean_log_concentration.data += shifts[1]
-    return shifts[0]
+        shift = float(minimize_scalar(loss, bounds=bounds, options={"xatol": 0.1}).x)
+        parameter.data = start + shift
+        return shift
+
+    shift = moved(module.log_theta)
+    if module.log_clump is not None:
+        # the variance of small counts may be either's; what goes to nothing would not come back in a training
+        now = float(module.log_clump.mean())
+        moved(module.log_clump, (float(np.log(CLUMPS[0])) - now, float(np.log(CLUMPS[1])) - now))
+        shift += moved(module.log_theta)
+    if model.module_params["gene_decoder"] and module.usage_likelihood != "nb":
+        module.decoder.mean_log_concentration.data += moved(module.decoder.log_concentration)
+    return shift
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ _DISPERSIONS = (np.exp(-5.0), 10.0)
 #: Cells whose likelihood tells the size of clumps, at most, and values of cells by features.
 _MAX_LIKELY, _MAX_VALUES = 256, 2**24
 #: Mean excesses of a clump that training may start from.
-_CLUMPS = (0.003, 2.0)
+CLUMPS = (0.003, 2.0)
 
 
 class Moments(NamedTuple):
@@ -167,5 +167,5 @@ def likely_clump(found: Moments, seed: int = 0) -> float:
             )
         return -float(total)
 
-    bounds = (float(np.log(_CLUMPS[0])), float(np.log(_CLUMPS[1])))
+    bounds = (float(np.log(CLUMPS[0])), float(np.log(CLUMPS[1])))
     return float(np.exp(minimize_scalar(loss, bounds=bounds, options={"xatol": 0.05}).x))
