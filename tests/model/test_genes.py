@@ -286,3 +286,13 @@ def test_mixed_precision_trains_usage_too(adata):
     assert np.isfinite(model.history["train_loss"].to_numpy()).all()
     assert model.module.decoder.usage.loadings.dtype == torch.float32
     assert np.isfinite(model.get_isoform_usage(return_numpy=True)).all()
+
+
+def test_isoforms_that_are_negative_binomial_by_themselves_train_and_generate(adata):
+    VAE.setup_anndata(adata, gene_key="gene_id")
+    model = VAE(adata, n_hidden=16, n_latent=4, usage_likelihood="nb")
+    model.train(max_steps=5, gene_encoder=False)
+    assert model.module.log_theta.shape == model.module.log_clump.shape == (adata.n_vars,)
+    assert np.isfinite(float(model.get_marginal_ll(n_mc_samples=2)))
+    fake = model.sample_prior(4, seed=0)
+    assert (fake.X.sum(1) > 0).all() and fake.n_vars == adata.n_vars

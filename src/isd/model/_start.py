@@ -59,7 +59,9 @@ class Start(GeneExpression):
         codes = self._codes()[train]
         if hasattr(self.module, "log_theta"):
             library = np.exp(self._log_library()[train])
-            found = moments(counts, train, library, groups=genes, labels=codes[:, 0])
+            # genes have dispersions where isoforms have a distribution given their gene, and else isoforms
+            groups = genes if self.module.n_dispersions != counts.shape[1] else None
+            found = moments(counts, train, library, groups=groups, labels=codes[:, 0])
             clump = 0.0 if self.module.log_clump is None else likely_clump(found)
             self.module.set_dispersions(found.dispersions(clump), clump)
         if rank := self.module.output_rank:
