@@ -74,6 +74,12 @@ def test_derivatives_are_those_of_finite_differences(dtype):
         torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=tolerance)
 
 
+def test_zeros_that_are_stored_are_zeros():
+    terms = clump_terms(torch.tensor([0.0, 3.0, 0.0]), *torch.randn(3, 3, generator=torch.Generator().manual_seed(0)))
+    for values in terms:
+        assert (values == 0).tolist() == [True, False, True]
+
+
 @pytest.mark.parametrize("log_theta", [-8.0, 12.0])
 @pytest.mark.parametrize("log_clump", [-12.0, 3.0])
 @pytest.mark.parametrize("log_mean", [-40.0, 9.0])

@@ -26,6 +26,12 @@ class ClumpTerms(NamedTuple):
         ``log P(x) - log P(0)``.
     by_mean, by_theta, by_clump
         Derivatives of ``values`` by the logs of the mean, of the inverse dispersion and of the mean excess of a clump.
+
+    Examples
+    --------
+    >>> terms = clump_terms(torch.zeros(1), *torch.zeros(3, 1))
+    >>> bool((terms.values == 0).all())  # a zero that is stored is a zero
+    True
     """
 
     values: Tensor
@@ -35,7 +41,7 @@ class ClumpTerms(NamedTuple):
 
 
 def clump_terms(x: Tensor, log_mean: Tensor, log_theta: Tensor, log_clump: Tensor) -> ClumpTerms:
-    r"""Terms of counts :math:`x \geq 1` where :math:`x = \sum_{i=1}^{N} (1 + G_i)`.
+    r"""Terms of counts where :math:`x = \sum_{i=1}^{N} (1 + G_i)`.
 
     .. math::
 
@@ -73,6 +79,8 @@ def clump_terms(x: Tensor, log_mean: Tensor, log_theta: Tensor, log_clump: Tenso
     # for a single count; and means, over the numbers of clumps that counts may be, of the number and of the slope of its
     # weight by theta
     sums = torch.stack((log_theta + log_q - log_size, torch.ones_like(x), torch.ones_like(x)))
+    # nothing for a zero that is stored
+    sums.mul_(x.clamp_max(1.0))
     given = torch.stack((x, log_q, log_theta, log_clump, log_size))
     for low, high in _GROUPS:
         at = torch.nonzero((x >= low) & (x <= high) if high < MOST else x >= low).squeeze(1)
