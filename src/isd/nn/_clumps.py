@@ -49,7 +49,7 @@ def clump_terms(x: Tensor, log_mean: Tensor, log_theta: Tensor, log_clump: Tenso
         P(G_i = g) = \frac{r^g}{(1 + r)^{g + 1}}, \quad
         P(x) = \sum_{i=1}^{x} P(N = i) \binom{x - 1}{i - 1} \frac{r^{x - i}}{(1 + r)^{x}}
 
-    with :math:`\mathrm{E}\,x = \mu` and :math:`\mathrm{Var}\,x = \mu (1 + 2 r) + \mu^2 / \theta`. Above :data:`MOST`, a negative binomial of this
+    with :math:`\mathrm{E}\,x = \mu` and :math:`\mathrm{Var}\,x = \mu (1 + 2 r) + \mu^2 / \theta`. Above 16, a negative binomial of this
     mean and variance takes its place.
 
     Parameters
