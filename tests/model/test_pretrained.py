@@ -287,7 +287,7 @@ def test_new_features_start_from_the_dispersion_of_features_that_are_seen(adata,
     torch.testing.assert_close(vae.module.log_clump[0], share @ reference.module.log_clump)
 
 
-def test_clumps_are_copied_with_their_features_and_start_anew_where_the_reference_has_none(adata, reference):
+def test_clumps_are_copied_with_their_features_and_absent_where_the_reference_has_none(adata, reference):
     mine = other_cells(adata, np.arange(150)[::-1])
     vae = VAE.from_pretrained(reference, mine, calibrate=False)
     torch.testing.assert_close(vae.module.log_clump.flip(0), reference.module.log_clump[:150])

@@ -82,10 +82,12 @@ def test_zeros_that_are_stored_are_zeros():
 
 @pytest.mark.parametrize("log_theta", [-8.0, 12.0])
 @pytest.mark.parametrize("log_clump", [-12.0, 3.0])
-@pytest.mark.parametrize("log_mean", [-40.0, 9.0])
+@pytest.mark.parametrize("log_mean", [-87.3, -40.0, 9.0])
 def test_extremes_are_finite_in_single_precision(log_mean, log_theta, log_clump):
-    x = torch.tensor([1.0, 2.0, 5.0, 16.0, 17.0, 30_000.0])
+    x = torch.tensor([1.0, 2.0, 5.0, 16.0, 17.0, 30_000.0, 1e6])
     terms = clump_terms(x, *(torch.full_like(x, v) for v in (log_mean, log_theta, log_clump)))
     exact = clump_terms(x.double(), *(torch.full_like(x.double(), v) for v in (log_mean, log_theta, log_clump)))
     for found, expected in zip(terms, exact, strict=True):
-        torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=2e-2)
+        assert torch.isfinite(found).all()
+        # derivatives of a million counts lose a digit or two
+        torch.testing.assert_close(found.double()[:-1], expected[:-1], rtol=1e-3, atol=2e-2)

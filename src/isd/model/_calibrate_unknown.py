@@ -138,6 +138,7 @@ def _regress(
     """Loadings and bias of the most likely logits ``scores @ loadings + bias + offsets``."""
     loadings, bias = centre.clone().requires_grad_(), bias.clone().requires_grad_()
     start = bias.detach().clone()
+    # clumps are left aside: they change how counts scatter around the mean, which is what is fitted
     theta = log_theta.exp()
     optimiser = torch.optim.LBFGS([loadings, bias], max_iter=_N_ITER, history_size=10, line_search_fn="strong_wolfe")
 

@@ -304,10 +304,6 @@ def transferred_state(
             # the reference has one class, or no covariates: nothing to copy, and nothing that these say yet
             state[name] = torch.zeros_like(own)
             continue
-        if source is None and name == "log_clump":
-            # of an isd that did not know of clumps
-            state[name] = own
-            continue
         if source is None:
             raise ValueError(_misfit(name, "nothing of that name"))
         made = axes[axis](source, dim) if axis else source.detach().cpu().clone()

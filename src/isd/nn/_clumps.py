@@ -13,6 +13,8 @@ from isd.nn._gamma_ratio import gamma_ratio
 
 #: Largest count whose sum over numbers of clumps is written out; larger ones have a negative binomial of the same moments.
 MOST = 16
+#: Log mean below which a large count's probability is taken to be in proportion to the mean.
+_LOG_LEAST = -27.0
 #: Counts whose sums are taken together: (smallest, largest).
 _GROUPS = ((2, 4), (5, MOST))
 
@@ -141,6 +143,9 @@ def _many(
     x: Tensor, log_mean: Tensor, log_theta: Tensor, log_clump: Tensor, log_ratio: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """By a negative binomial of the same mean and variance."""
+    # the products of gamma_ratio leave single precision where means are next to nothing
+    below = (log_mean - _LOG_LEAST).clamp_max(0.0)
+    log_mean = log_mean - below
     mean, theta = log_mean.exp(), log_theta.exp()
     extra = 2 * (log_clump - log_mean).exp()
     joint = 1 / (1 / theta + extra)
@@ -155,7 +160,7 @@ def _many(
     none_by_rate = ratio * theta / (1 + ratio)
     pull = joint * extra
     return (
-        value + none,
+        value + none + below,
         by_mean + by_joint * pull + none_by_rate,
         by_joint * joint / theta + none - none_by_rate,
         -by_joint * pull - torch.sigmoid(log_clump) * none_by_rate,
