@@ -99,8 +99,12 @@ def test_it_refuses_with_the_reason(reference, mine, adata):
 
 def test_a_decoder_with_genes_keeps_its_latents_though_its_concentrations_are_fitted(adata):
     LatentDiffusion.setup_anndata(adata, gene_key="gene_id")
-    reference = LatentDiffusion(adata, n_hidden=8)
-    reference.train(max_steps=3, vae_kwargs={"max_steps": 3, "gene_encoder": False})
+    VAE.setup_anndata(adata, gene_key="gene_id")
+    reference_vae = VAE(adata, usage_likelihood="dirichlet-multinomial", seed=0)
+    reference_vae.train(max_steps=3, gene_encoder=False)
+    LatentDiffusion.setup_anndata(adata, gene_key="gene_id")
+    reference = LatentDiffusion(adata, vae=reference_vae, n_hidden=8)
+    reference.train(max_steps=3)
     mine = adata[:150].copy()
     VAE.setup_anndata(mine, gene_key="gene_id")
     vae = VAE.from_pretrained(reference, mine, freeze="trunk")

@@ -121,7 +121,7 @@ def moments(
     return Moments(excess, mean, square, shares, chosen, codes, size)
 
 
-def likely_clump(found: Moments, seed: int = 0) -> float:
+def likely_clump(found: Moments, seed: int = 0, n_obs: int = _MAX_LIKELY) -> float:
     """Mean excess of a clump, the same for all features, under which some of the cells are most likely.
 
     Each feature has the mean that its label's share says, and the dispersion that the moments leave beside clumps of that size.
@@ -132,6 +132,8 @@ def likely_clump(found: Moments, seed: int = 0) -> float:
         Moments within labels.
     seed
         Seed of the draw of cells.
+    n_obs
+        Number of cells at most.
 
     Examples
     --------
@@ -142,30 +144,45 @@ def likely_clump(found: Moments, seed: int = 0) -> float:
     >>> likely_clump(moments(counts, np.arange(200), np.full(200, 30.0))) < 0.01
     True
     """
-    n_obs, n_features = found.counts.shape
-    n = min(n_obs, _MAX_LIKELY, max(_MAX_VALUES // n_features, 16))
-    some = np.sort(np.random.default_rng(seed).choice(n_obs, n, replace=False))
-    x = sparse.csr_matrix(found.counts[some], dtype=np.float32)
-    row_ptr, columns, values = (torch.as_tensor(part) for part in (x.indptr, x.indices, x.data))
-    batch = sparse_batch(torch.sparse_csr_tensor(row_ptr, columns, values, x.shape), by_column=True)
-    present, codes = np.unique(found.codes[some], return_inverse=True)
-    # what a label was never seen with has next to no share there
-    logits = torch.as_tensor(np.log(np.maximum(found.shares[present], 1e-12)))
-    mean = Factors(torch.eye(len(present))[torch.as_tensor(codes)], logits, torch.zeros(n_features))
-    log_library = torch.as_tensor(np.log(found.library[some]), dtype=torch.float32)[:, None]
+    there, n_features = found.counts.shape
+    n = min(there, n_obs, max(_MAX_VALUES // n_features, 16))
+    some = np.sort(np.random.default_rng(seed).choice(there, n, replace=False))
+    few = found._replace(counts=found.counts[some], codes=found.codes[some], library=found.library[some])
 
     def loss(log_clump: float) -> float:
-        inverse = found.dispersions(float(np.exp(log_clump)))
-        with torch.no_grad():
-            total, _ = log_likelihood(
-                "nb",
-                batch,
-                mean,
-                log_library=log_library,
-                log_theta=torch.as_tensor(np.log(inverse), dtype=torch.float32),
-                log_clump=torch.full((n_features,), float(log_clump)),
-            )
-        return -float(total)
+        clump = float(np.exp(log_clump))
+        return -float(label_log_likelihood(few, few.dispersions(clump), clump).double().sum())
 
     bounds = (float(np.log(CLUMPS[0])), float(np.log(CLUMPS[1])))
     return float(np.exp(minimize_scalar(loss, bounds=bounds, options={"xatol": 0.05}).x))
+
+
+@torch.no_grad()
+def label_log_likelihood(found: Moments, inverse_dispersion: np.ndarray, clump: float | None) -> torch.Tensor:
+    """Log-likelihood of cells whose means are what their label's shares say, nats, shape ``(n_obs,)``.
+
+    Parameters
+    ----------
+    found
+        The cells, and the shares.
+    inverse_dispersion
+        Of each feature, shape ``(n_features,)``.
+    clump
+        Mean excess of a clump, the same for all features; ``None`` for a plain negative binomial.
+    """
+    x = sparse.csr_matrix(found.counts, dtype=np.float32)
+    n_features = x.shape[1]
+    row_ptr, columns, values = (torch.as_tensor(part) for part in (x.indptr, x.indices, x.data))
+    batch = sparse_batch(torch.sparse_csr_tensor(row_ptr, columns, values, x.shape), by_column=True)
+    present, codes = np.unique(found.codes, return_inverse=True)
+    # what a label was never seen with has next to no share there
+    logits = torch.as_tensor(np.log(np.maximum(found.shares[present], 1e-12)), dtype=torch.float32)
+    _, each = log_likelihood(
+        "nb",
+        batch,
+        Factors(torch.eye(len(present))[torch.as_tensor(codes)], logits, torch.zeros(n_features)),
+        log_library=torch.as_tensor(np.log(found.library), dtype=torch.float32)[:, None],
+        log_theta=torch.as_tensor(np.log(inverse_dispersion), dtype=torch.float32),
+        log_clump=None if clump is None else torch.full((n_features,), float(np.log(clump))),
+    )
+    return each

@@ -10,10 +10,12 @@ import pandas as pd
 import torch
 from anndata import AnnData
 from scipy import sparse
+from scvi import REGISTRY_KEYS
 
 from isd._progress import track
 from isd.model._base import IsdModel
 from isd.model._generated import DENSE_LIMIT
+from isd.model._likely_usage import likely_usage
 from isd.model._loading import sorted_rows
 from isd.model._presets import FEW
 from isd.module import GeneIsoformCounts
@@ -28,6 +30,9 @@ _USAGE_OPTIONS = (
     "concentration_shrinkage",
 )
 _GENE_LIKELIHOODS = ("nb", "poisson")
+#: Isoforms above which a decoder whose isoforms are negative binomial by themselves has no genes by default: its likelihood goes
+#: through all features.
+_WIDE = 20_000
 
 
 def default_usage(n_train: int) -> dict[str, Any]:
@@ -101,6 +106,32 @@ def refuse_usage_options(params: dict[str, Any]) -> None:
 
 class GeneExpression(IsdModel):
     """What a VAE says about genes and their isoforms."""
+
+    def _with_usage(self, params: dict[str, Any], asked: bool | None, n_train: int) -> tuple[bool, dict[str, Any]]:
+        """Whether the decoder has genes after all, and settings of the module with those of usage."""
+        given = {name: params[name] for name in _USAGE_OPTIONS if params.get(name) is not None}
+        params = {name: value for name, value in params.items() if name not in _USAGE_OPTIONS}
+        likelihood = given.get("usage_likelihood")
+        # a concentration that differs between cells is the Dirichlet-multinomial's
+        if (
+            likelihood is None
+            and self._adata is not None
+            and params["likelihood"] == "nb"
+            and not given.get("concentration_rank")
+        ):
+            assert self.gene_of is not None
+            train = self._split()[0]
+            likelihood = likely_usage(
+                self.get_from_registry(self.adata, REGISTRY_KEYS.X_KEY),
+                train,
+                self.gene_of,
+                labels=self.label_codes()[train],
+                clumps=params.get("clumps") is not False,
+            )
+            given["usage_likelihood"] = likelihood
+            if likelihood == "nb" and asked is None and len(given) == 1 and len(self.gene_of) > _WIDE:
+                return False, params
+        return True, {**default_usage(n_train), **params, **given}
 
     def _gene_sums(self) -> sparse.csr_matrix:
         """Matrix of shape ``(n_vars, n_genes)`` that adds isoforms up."""
