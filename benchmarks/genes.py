@@ -1,12 +1,14 @@
 """A decoder with genes against one without: held-out likelihood, and usage of isoforms in generated cells.
 
 Each (data, configuration, seed) trains one VAE. Rows are appended to a CSV when a training is done, so that an
-interrupted run goes on where it stopped. All numbers are of validation cells. Arms: `reconstruction` decodes a draw from
-the posterior of each validation cell; `gaussian` decodes a Gaussian per label of the training cells' latents; `redrawn`
-redraws each validation cell's isoforms from the label's pooled usage in training cells, which no per-cell usage can beat
-by chance.
+interrupted run goes on where it stopped. Numbers are of validation cells, or with `--judge test` of test cells. Arms:
+`reconstruction` decodes a draw from the posterior of each of these cells; `gaussian` decodes a Gaussian per label of the
+training cells' latents; `diffusion` is a latent diffusion model's cells; `redrawn` redraws each judged cell's isoforms from
+the label's pooled usage in training cells, which no per-cell usage can beat by chance. `default` is the decoder that
+`gene_key` alone gives: what usage is drawn from is told from training cells.
 
     python benchmarks/genes.py --data five_lines sperm colorectal small --seeds 0 1 2
+    python benchmarks/genes.py --configs flat default --judge test --arms gaussian diffusion redrawn --auc
     python benchmarks/genes.py --data small --configs 'rank4={"usage_rank": 4}'
     python benchmarks/genes.py --table
 
@@ -26,7 +28,8 @@ from typing import Any
 import anndata as ad
 import numpy as np
 import pandas as pd
-from realism import load
+from realism import judge as tell_apart
+from realism import load, make
 from scipy import sparse
 
 import isd
@@ -34,6 +37,7 @@ from isd.metrics._genes import GeneMap
 from isd.metrics._nulls import label_gaussian, redraw_usage
 
 CONFIGS: dict[str, dict[str, Any]] = {
+    "default": {},
     "flat": {"gene_decoder": False},
     "genes": {"gene_decoder": True},
     "genes_nb": {"gene_decoder": True, "usage_likelihood": "nb"},
@@ -41,7 +45,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 METRICS = ["usage_js_distance", "usage_entropy_error", "within_gene_correlation", "gene_total_error"]
 KEYS = ["data", "config", "seed"]
-PART = "validation"
+ARMS = ("reconstruction", "gaussian", "diffusion", "redrawn")
 
 
 def usage_spread(counts: Any, codes: np.ndarray, genes: GeneMap, columns: np.ndarray, rows: dict) -> float:
@@ -78,17 +82,17 @@ def major_isoforms(counts: Any, codes: np.ndarray, genes: GeneMap) -> tuple[np.n
     return columns, rows
 
 
-def judge(adata: ad.AnnData, vae: Any, labels_key: str, seed: int) -> list[dict[str, Any]]:
+def judge(adata: ad.AnnData, vae: Any, labels_key: str, seed: int, args: argparse.Namespace) -> list[dict[str, Any]]:
     """One row for each arm."""
     split = adata.obs["isd_split"]
-    reference, training = adata[split == PART], adata[split == "train"]
+    reference, training = adata[split == args.judge].copy(), adata[split == "train"]
     labels = adata.obs[labels_key].astype(str)
     codes = pd.Series(pd.factorize(labels)[0], index=adata.obs_names)
     of_reference, of_training = codes[reference.obs_names].to_numpy(), codes[training.obs_names].to_numpy()
     counts, before = reference.layers["counts"], training.layers["counts"]
     genes = GeneMap.from_ids(adata.var["gene_id"])
     rng = np.random.default_rng(seed)
-    mean, std = vae.encode_distribution(adata, indices=np.flatnonzero(split == PART))
+    mean, std = vae.encode_distribution(adata, indices=np.flatnonzero(split == args.judge))
     train_mean, train_std = vae.encode_distribution(adata, indices=np.flatnonzero(split == "train"))
     points = train_mean + train_std * rng.standard_normal(train_mean.shape)
     library = np.asarray(counts.sum(axis=1)).ravel()
@@ -101,23 +105,46 @@ def judge(adata: ad.AnnData, vae: Any, labels_key: str, seed: int) -> list[dict[
         "gaussian": vae.decode(drawn.astype(np.float32), library_size=library, seed=seed),
         "redrawn": both[len(of_training) :],
     }
+    if "diffusion" in args.arms:
+        isd.model.LatentDiffusion.setup_anndata(adata, layer="counts", labels_key=labels_key, gene_key="gene_id")
+        model = isd.model.LatentDiffusion(adata, vae=vae, seed=seed)
+        model.train(seed=seed)
+        cells = make(model, adata, reference, labels_key, "diffusion", {}, seed)
+        # in the order of the labels of the cells that they are judged against
+        order = np.empty(cells.n_obs, dtype=int)
+        order[np.argsort(of_reference, kind="stable")] = np.argsort(
+            codes_of(cells.obs[labels_key].astype(str), labels, codes), kind="stable"
+        )
+        made["diffusion"] = cells.layers["counts"][order]
     columns, rows = major_isoforms(counts, of_reference, genes)
     real_spread = usage_spread(counts, of_reference, genes, columns, rows)
     out = []
-    for arm, matrix in made.items():
+    floors: dict[str, pd.DataFrame] = {}
+    for arm in args.arms:
+        matrix = made[arm]
         fake = ad.AnnData(obs=reference.obs[[labels_key]].copy(), var=adata.var.copy(), layers={"counts": matrix})
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             table = isd.metrics.evaluate(
-                adata, fake, labels_key=labels_key, layer="counts", groups=False, metrics=METRICS, reference=PART,
+                adata, fake, labels_key=labels_key, layer="counts", groups=False, metrics=METRICS, reference=args.judge,
                 n_boot=20, min_cells=10, key_added=None, progress=False,
             ).set_index("metric")  # fmt: skip
         row = {"arm": arm, "spread": usage_spread(matrix, of_reference, genes, columns, rows) / real_spread}
         for name in METRICS:
             row |= {name: table.at[name, "value"], f"{name}_floor": table.at[name, "floor"]}
         row["detected"] = matrix.astype(bool).sum() / counts.astype(bool).sum()
+        if args.auc:
+            options = argparse.Namespace(trees=300, n_jobs=1, min_label=10**9, raw=False, floors=3)
+            found = next(iter(tell_apart(adata, reference, [fake], labels_key, floors, options)))
+            names = ("features", "pcs", "agreement", "totals", "detected", "distance_ratio")
+            row |= {k: found[k] for k in (*names, "features_floor", "pcs_floor", "agreement_real") if k in found}
         out.append(row)
     return out
+
+
+def codes_of(labels: pd.Series, known: pd.Series, codes: pd.Series) -> np.ndarray:
+    """Codes of labels, as the cells of the file have them."""
+    return labels.map(dict(zip(known, codes, strict=True))).to_numpy()
 
 
 def genes_only(counts: Any, genes: GeneMap, before: Any, of_training: np.ndarray, of_reference: np.ndarray) -> Any:
@@ -145,12 +172,13 @@ def run(args: argparse.Namespace) -> None:
                 vae = isd.model.VAE(adata, seed=seed, **config)
                 vae.train(seed=seed)
                 seconds = time.perf_counter() - start
-                rows = np.flatnonzero(adata.obs["isd_split"] == PART)
+                rows = np.flatnonzero(adata.obs["isd_split"] == args.judge)
                 bound = np.asarray(vae.get_marginal_ll(adata, indices=rows, n_mc_samples=50, return_mean=False)).ravel()
-                table = judge(adata, vae, labels_key, seed) if args.usage else [{"arm": "none"}]
+                table = judge(adata, vae, labels_key, seed, args) if args.usage else [{"arm": "none"}]
                 frame = pd.DataFrame(table)
                 for i, (key, value) in enumerate(zip(KEYS, (name, label, seed), strict=True)):
                     frame.insert(i, key, value)
+                frame["usage"] = getattr(vae.module, "usage_likelihood", "none")
                 frame["nll"], frame["seconds"], frame["n"] = -bound.mean(), seconds, len(rows)
                 folder = out.with_suffix("")
                 folder.mkdir(exist_ok=True)
@@ -196,6 +224,11 @@ def main() -> None:
     parser.add_argument("--test-size", type=float, default=0.2)
     parser.add_argument("--validation-size", type=float, default=0.2)
     parser.add_argument("--usage", action=argparse.BooleanOptionalAction, default=True, help="judge generated cells")
+    parser.add_argument("--judge", choices=["validation", "test"], default="validation", help="which cells")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=["reconstruction", "gaussian", "redrawn"])
+    parser.add_argument(
+        "--auc", action="store_true", help="also how hard generated cells are to tell, as realism.py does"
+    )
     parser.add_argument("--out", default="genes.csv")
     parser.add_argument("--table", action="store_true", help="print what there is, and train nothing")
     args = parser.parse_args()

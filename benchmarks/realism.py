@@ -60,7 +60,7 @@ SIMULATED: dict[str, dict[str, Any]] = {
 }
 #: Named configurations: keyword arguments of the models and their training.
 CONFIGS: dict[str, dict[str, Any]] = {"default": {}, "published": {"preset": "published"}}
-ARMS = ("diffusion", "gaussian", "reconstruction")
+ARMS = ("diffusion", "guided", "gaussian", "reconstruction")
 KEYS = ["data", "config", "seed"]
 GLOBAL = "all"
 
@@ -103,6 +103,12 @@ def make(
     if arm == "diffusion":
         asked = {label: int(n) for label, n in labels.items() if n}
         return isd.tl.generate(model, labels=asked, seed=seed, progress=False, **config.get("generate", {}))
+    if arm == "guided":
+        # the scale that validation cells choose; it draws the same latents as the diffusion without guidance
+        choice = isd.tl.tune_guidance(model, adata, n_draws=4, seed=0, progress=False)
+        asked = {label: int(n) for label, n in labels.items() if n}
+        options = {"guidance_scale": choice.guidance_scale} | config.get("generate", {})
+        return isd.tl.generate(model, labels=asked, seed=seed, progress=False, **options)
     if arm == "gaussian":
         which = isd.metrics.baselines(
             adata, model=model, labels_key=labels_key, n_obs=4 * reference.n_obs, which=["latent_gaussian"], seed=seed
@@ -256,7 +262,8 @@ def run(args: argparse.Namespace) -> None:
                                 {
                                     "data": name, "config": label, "seed": seed, "reference": part, "arm": arm,
                                     "vae_seconds": round(vae_seconds, 1),
-                                    "diffusion_seconds": round(diffusion_seconds, 1), "nll": nll, **row,
+                                    "diffusion_seconds": round(diffusion_seconds, 1), "nll": nll,
+                                    "guidance_scale": fakes[0].uns.get("isd", {}).get("guidance_scale", np.nan), **row,
                                 }
                             )  # fmt: skip
                 frame = pd.DataFrame(table)
@@ -266,7 +273,17 @@ def run(args: argparse.Namespace) -> None:
                 frame.to_csv(part_file, index=False)
                 os.replace(part_file, out)
                 shown = pd.DataFrame(table).query("group == 'all'")
-                columns = ["reference", "arm", "features", "features_floor", "pcs", "pcs_floor", "agreement", "nll"]
+                columns = [
+                    "reference",
+                    "arm",
+                    "features",
+                    "features_floor",
+                    "pcs",
+                    "pcs_floor",
+                    "agreement",
+                    "nll",
+                    "guidance_scale",
+                ]
                 shown = shown[[c for c in columns if c in shown]]
                 print(f"{name}, {label}, seed {seed}: {vae_seconds:.0f} + {diffusion_seconds:.0f} s", flush=True)
                 print(shown.round(3).to_string(index=False), flush=True)
@@ -297,7 +314,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", nargs="+", default=[*REAL, *SIMULATED], choices=[*REAL, *SIMULATED])
     parser.add_argument("--configs", nargs="+", default=["default"], help="names, name={json}, or {json}")
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
+    parser.add_argument("--arms", nargs="+", default=["diffusion", "gaussian", "reconstruction"], choices=ARMS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--judge", nargs="+", default=["validation", "test"], choices=["validation", "test"])
     parser.add_argument("--test-size", type=float, default=0.2)

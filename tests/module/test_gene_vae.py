@@ -141,7 +141,7 @@ def test_counts_have_the_asked_totals_and_do_not_depend_on_how_many_are_decoded_
     log_library = torch.log(torch.tensor([[5.0], [100.0], [20.0], [7.0], [30.0], [2000.0]]))
     drawn = []
     for at_once in (15 * 6, 15 * 2, 1):
-        monkeypatch.setattr("isd.module._vae.DECODED_AT_ONCE", at_once)
+        monkeypatch.setattr("isd.module._count_draws.DECODED_AT_ONCE", at_once)
         x = module.sample_counts(z, log_library, codes, None, np.random.default_rng(0))
         assert x.has_sorted_indices and x.dtype == np.float32 and (x.data > 0).all()
         drawn.append(x.toarray())

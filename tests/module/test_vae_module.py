@@ -68,7 +68,7 @@ def test_counts_do_not_depend_on_how_many_cells_are_decoded_at_once(likelihood, 
     log_library = torch.log(torch.tensor([[5.0], [100.0], [20.0], [7.0], [30.0], [9.0], [2000.0]]))
     drawn = []
     for at_once in (30 * 7, 30 * 2, 1):
-        monkeypatch.setattr("isd.module._vae.DECODED_AT_ONCE", at_once)
+        monkeypatch.setattr("isd.module._count_draws.DECODED_AT_ONCE", at_once)
         drawn.append(module.sample_counts(z, log_library, codes, None, np.random.default_rng(0)).toarray())
     np.testing.assert_allclose(drawn[1], drawn[0], rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(drawn[2], drawn[0], rtol=1e-4, atol=1e-6)

@@ -12,10 +12,11 @@ from scvi.module._constants import MODULE_KEYS
 from torch import Tensor
 from torch.distributions import Distribution, Poisson
 
+from isd.module._count_loss import _FACTORS, _ROWS, LOG_THETA_RANGE
 from isd.module._gene_counts import GeneIsoformCounts
 from isd.module._minibatch import select_columns, sum_columns, with_columns
 from isd.module._usage_sampling import draw_usage
-from isd.module._vae import _FACTORS, _ROWS, LOG_THETA_RANGE, VAEModule
+from isd.module._vae import VAEModule
 from isd.nn import CountDecoder, GeneDecoder, Segments, log_likelihood, usage_log_likelihood
 
 UsageLikelihood = Literal["dirichlet-multinomial", "nb"]

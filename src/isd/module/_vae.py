@@ -7,25 +7,23 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from scipy import sparse
 from scvi import REGISTRY_KEYS
 from scvi.distributions import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from scvi.module._constants import MODULE_KEYS
-from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
+from scvi.module.base import auto_move_data
 from torch import Tensor, nn
 from torch.distributions import Distribution, Normal
-from torch.nn import functional as F
 
 from isd._constants import TARGET_SUM
 from isd.module._clumped_counts import ClumpedNegativeBinomial
-from isd.module._minibatch import is_sparse, sparse_batch, to_dense, with_columns
-from isd.module._sampling import draw_counts
+from isd.module._count_draws import CountDraws
+from isd.module._count_loss import _FACTORS, _ROWS, LOG_THETA_RANGE, CountLoss
+from isd.module._minibatch import is_sparse, sparse_batch, to_dense
 from isd.nn import (
     CountDecoder,
     CountEncoder,
     LowRankLinear,
     SparseBatch,
-    log_likelihood,
     one_hot_conditions,
 )
 
@@ -33,22 +31,15 @@ Likelihood = Literal["nb", "zinb", "poisson", "normal"]
 LIKELIHOODS: tuple[str, ...] = ("nb", "zinb", "poisson", "normal")
 #: log of the inverse dispersion where no cells have told another: nearly Poisson
 LOG_THETA_INIT = 5.0
-LOG_THETA_RANGE = (-8.0, 12.0)
 #: log of the mean excess of a clump where no cells have told another
 LOG_CLUMP_INIT = float(np.log(0.1))
-#: precision of the prior on it around the mean of all features: they differ by a factor of 1.6 or so
-CLUMP_SHRINKAGE = 4.0
-#: Values of one decoded array when counts are drawn: 8 MB, which allocators hand out again rather than ask the system
-#: for anew; more rows at once where all of a full output layer has to be read for them
-DECODED_AT_ONCE, DECODED_AT_ONCE_FULL = 2**21, 2**23
 #: Density of the counts above which a dense first layer is faster (see docs/notes/models.md).
 DENSE_ABOVE = 0.3
 #: Logit of an output that gets no counts, and is no infinity.
 NO_SHARE = -60.0
-_ROWS, _FACTORS = "rows", "factors"
 
 
-class VAEModule(BaseModuleClass):
+class VAEModule(CountLoss, CountDraws):
     r"""Variational autoencoder of counts.
 
     .. math::
@@ -255,12 +246,6 @@ class VAEModule(BaseModuleClass):
             bias = np.log(np.maximum(feature_share, floor))
             self.decoder.mean.bias.copy_(torch.as_tensor(bias - bias.mean(), dtype=torch.float32))
 
-    @property
-    def output_rank(self) -> int:
-        """Rank of the output layer for the mean; 0 for a full layer."""
-        mean = self.decoder.mean
-        return len(mean.loadings) if isinstance(mean, LowRankLinear) else 0
-
     @torch.no_grad()
     def set_loadings(self, loadings: np.ndarray) -> None:
         """Start the output layer from loadings of shape ``(k, n_vars)``, such as principal axes; the rest stays."""
@@ -334,11 +319,6 @@ class VAEModule(BaseModuleClass):
             "fused": _ROWS in inference_outputs and self.likelihood != "zinb",
             "measured_only": self.unmeasured is not None,
         }
-
-    @staticmethod
-    def log_normalize(x: Tensor) -> Tensor:
-        """log1p of counts scaled to 10,000 a cell."""
-        return torch.log1p(x * (TARGET_SUM / x.sum(dim=1, keepdim=True).clamp_min(1.0)))
 
     # -- the three verbs of a scvi module ----------------------------------------------------------------------
 
@@ -436,168 +416,3 @@ class VAEModule(BaseModuleClass):
         if self.log_clump is not None:
             return ClumpedNegativeBinomial(mean, theta, self.log_clump.exp(), scale=share)
         return NegativeBinomial(mu=mean, theta=theta, scale=share, validate_args=False)
-
-    def reconstruction_loss(self, px: Distribution, x: Tensor) -> Tensor:
-        """Negative log-likelihood per cell (for ``"normal"``: of log-normalised values, unit variance)."""
-        x = to_dense(x)
-        return -px.log_prob(self.log_normalize(x) if self.likelihood == "normal" else x).sum(dim=-1)
-
-    def _reconstruction(
-        self, x: Tensor, inference_outputs: dict[str, Any], generated: dict[str, Any]
-    ) -> tuple[Tensor, Tensor]:
-        """Negative log-likelihood: sum over cells, with its gradient, and that of each cell."""
-        if _FACTORS not in generated:
-            rec = self.reconstruction_loss(generated[MODULE_KEYS.PX_KEY], x)
-            return rec.sum(), rec
-        rows = with_columns(inference_outputs[_ROWS])
-        factors = generated[_FACTORS]
-        total, each = log_likelihood(
-            self.likelihood,  # type: ignore[arg-type]
-            rows.log_normalized(TARGET_SUM) if self.likelihood == "normal" else rows,
-            factors["mean"],
-            log_library=inference_outputs[MODULE_KEYS.LIBRARY_KEY],
-            log_theta=self.log_theta if self.likelihood == "nb" else None,
-            log_clump=self.log_clump,
-            head=factors.get("dispersion"),
-            log_theta_range=LOG_THETA_RANGE,
-        )
-        return -total, -each
-
-    def loss(
-        self,
-        tensors: dict[str, Tensor],
-        inference_outputs: dict[str, Any],
-        generative_outputs: dict[str, Any],
-        kl_weight: float | Tensor = 1.0,
-    ) -> LossOutput:
-        """Negative evidence lower bound, averaged over the batch; in training with priors and the label's likelihood."""
-        x = tensors[REGISTRY_KEYS.X_KEY]
-        total, rec = self._reconstruction(x, inference_outputs, generative_outputs)
-        if self.deterministic:
-            kl = torch.zeros_like(rec)
-        else:
-            mean, var = inference_outputs[MODULE_KEYS.QZM_KEY], inference_outputs[MODULE_KEYS.QZV_KEY]
-            kl = 0.5 * (mean.square() + var - 1.0 - var.log()).sum(dim=1)
-        loss = total / len(rec) + (kl_weight * kl).mean()
-        if self.training:
-            loss = loss + (generative_outputs["penalty"] + self._clump_penalty()) / self.n_train
-            if self.label_head is not None:
-                loss = loss + self.label_weight * self.label_loss(
-                    inference_outputs[MODULE_KEYS.Z_KEY], tensors[REGISTRY_KEYS.LABELS_KEY]
-                )
-        return LossOutput(loss=loss, reconstruction_loss=rec, kl_local=kl)
-
-    def _clump_penalty(self) -> Tensor | float:
-        """Negative log prior on the clumps: rare features say little of theirs."""
-        if self.log_clump is None:
-            return 0.0
-        return 0.5 * CLUMP_SHRINKAGE * (self.log_clump - self.log_clump.mean()).square().sum()
-
-    def label_loss(self, z: Tensor, labels: Tensor) -> Tensor:
-        """Negative log-likelihood of the labels given latents, per cell; cells without a label count as zero.
-
-        Parameters
-        ----------
-        z
-            Latents of shape ``(n, n_latent)``.
-        labels
-            Codes, shape ``(n, 1)``; ``n_labels`` for none.
-        """
-        assert self.label_head is not None
-        labels = labels.reshape(-1).long()
-        known = labels < self.label_head.out_features
-        return F.cross_entropy(self.label_head(z[known]), labels[known], reduction="sum") / len(labels)
-
-    # -- further verbs -----------------------------------------------------------------------------------------
-
-    @torch.inference_mode()
-    def marginal_ll(
-        self, tensors: dict[str, Tensor], n_mc_samples: int = 100, return_mean: bool = False, **kwargs: Any
-    ) -> Tensor | float:
-        """Importance-weighted estimate of the log-likelihood of each cell given its library size.
-
-        References
-        ----------
-        Burda, Grosse & Salakhutdinov, Importance weighted autoencoders (2016), equation 8.
-        """
-        moved = {k: v.to(self.device) if torch.is_tensor(v) else v for k, v in tensors.items()}
-        x = moved[REGISTRY_KEYS.X_KEY]
-        inputs = self._get_inference_input(moved)
-        terms = []
-        for _ in range(n_mc_samples):
-            q = self.inference(**inputs)
-            z, mean, var = q[MODULE_KEYS.Z_KEY], q[MODULE_KEYS.QZM_KEY], q[MODULE_KEYS.QZV_KEY]
-            generated = self.generative(**self._get_generative_input(moved, q))
-            term = -self._reconstruction(x, q, generated)[1]
-            if not self.deterministic:
-                log_prior = Normal(0.0, 1.0).log_prob(z).sum(dim=1)
-                log_posterior = Normal(mean, var.sqrt()).log_prob(z).sum(dim=1)
-                term = term + log_prior - log_posterior
-            terms.append(term)
-        estimate = torch.logsumexp(torch.stack(terms), dim=0) - float(np.log(n_mc_samples))
-        return float(estimate.mean()) if return_mean else estimate
-
-    @torch.inference_mode()
-    def sample_counts(
-        self,
-        z: Tensor,
-        log_library: Tensor,
-        codes: Tensor,
-        continuous: Tensor | None,
-        rng: np.random.Generator,
-    ) -> sparse.csr_matrix:
-        """Draw counts for given latents; the total of each cell is its library size, rounded.
-
-        With a size factor in place of the library size, totals scatter around it.
-
-        For ``"normal"`` there is no count distribution: the decoded log-normalised values (not below zero)
-        are put back on the scale of counts and scaled to the library size; they stay fractional.
-
-        Cells are decoded a few at a time, so that memory does not grow with their number; how many depends on the
-        shape of the network alone, so that the same cells give the same counts.
-
-        Parameters
-        ----------
-        z
-            Latents of shape ``(n, n_latent)``.
-        log_library
-            Log library size, shape ``(n, 1)``.
-        codes, continuous
-            Covariates, shapes ``(n, 1 + n_cat_covs)`` and ``(n, n_continuous_cov)``.
-        rng
-            Source of randomness.
-
-        Returns
-        -------
-        csr matrix of shape ``(n, n_vars)``, ``float32``.
-        """
-        step = max(1, (DECODED_AT_ONCE if self.output_rank else DECODED_AT_ONCE_FULL) // self.n_input)
-        blocks, streams = [], self._streams(rng)
-        for start in range(0, len(z), step):
-            rows = slice(start, start + step)
-            some = None if continuous is None else continuous[rows]
-            px = self.generative(z[rows], log_library[rows], codes[rows], some)[MODULE_KEYS.PX_KEY]
-            totals = np.maximum(np.rint(np.exp(log_library[rows].double().cpu().numpy().ravel())), 1.0)
-            blocks.append(self._draw(px, totals, *streams))
-        return sparse.csr_matrix(sparse.vstack(blocks, format="csr"))
-
-    def _streams(self, rng: np.random.Generator) -> Sequence[np.random.Generator]:
-        """One stream for each kind of draw: what a cell gets then does not depend on how many are drawn at once."""
-        return [rng]
-
-    def _draw(self, px: Any, totals: np.ndarray, *streams: np.random.Generator) -> sparse.csr_matrix:
-        rng = streams[0]
-        if self.likelihood == "normal":
-            # no share of a cell is above one: latents far from those of the training must not end as infinity
-            values = np.expm1(px.mean.clamp(0.0, float(np.log1p(TARGET_SUM))).cpu().numpy())
-            values *= totals[:, None] / np.maximum(values.sum(1, keepdims=True), 1e-12)
-            return sparse.csr_matrix(values, dtype=np.float32)
-        if self.likelihood == "poisson":
-            mean, theta = px.rate, None
-        else:
-            mean, theta = px.mu, px.theta
-        if self.likelihood == "zinb":
-            seen = rng.random(tuple(mean.shape), dtype=np.float32) >= torch.sigmoid(px.zi_logits).cpu().numpy()
-            mean = mean * torch.as_tensor(seen, device=mean.device)
-        clump = None if self.log_clump is None else self.log_clump.detach().exp()
-        return draw_counts(mean, theta, totals, rng, clump=clump, exact=not self.use_size_factor)
