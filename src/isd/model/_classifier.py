@@ -25,7 +25,8 @@ from isd.model._presets import (
     default_classifier_train,
     resolve,
 )
-from isd.model._training import LRSchedule, fit, seeded, settle
+from isd.model._settle import LRSchedule, settle
+from isd.model._training import fit, seeded
 from isd.module import ClassifierModule
 
 

@@ -29,8 +29,9 @@ from isd.model._presets import (
     resolve,
 )
 from isd.model._pretrained_diffusion import PretrainedDiffusionMixin
+from isd.model._settle import LRSchedule, settle
 from isd.model._state import TRAINING_FILE
-from isd.model._training import LRSchedule, fit, seeded, settle
+from isd.model._training import fit, seeded
 from isd.model._vae import VAE, VAE_FOLDER
 from isd.module import LatentDiffusionModule
 from isd.settings import settings

@@ -31,8 +31,9 @@ from isd.model._presets import (
 )
 from isd.model._pretrained import PretrainedMixin
 from isd.model._scimilarity import FromSCimilarity
+from isd.model._settle import LRSchedule, settle
 from isd.model._statistics import density
-from isd.model._training import LRSchedule, fit, seeded, settle
+from isd.model._training import fit, seeded
 from isd.model._union import kept_unmeasured
 from isd.module import GeneVAEModule, SummedVAEModule, VAEModule
 from isd.module._vae import DENSE_ABOVE
