@@ -10,7 +10,7 @@ and group) are appended to a CSV when it is done, so that an interrupted run goe
     python benchmarks/realism.py --table --reference test
 
 Real data are read from the folder in ISD_DATA_DIR. `small` and `large` are simulated at 1,500 x 1,000 and at
-10,000 x 5,000 (20 clusters of unequal size); `bulk` is simulated bulk of 5,000 x 5,000, `bulk_small` of 1,000 x 1,000.
+10,000 x 5,000 (20 clusters of unequal size), `sparse` at 2,000 x 8,000 with 250 counts a cell; `bulk` is simulated bulk of 5,000 x 5,000, `bulk_small` of 1,000 x 1,000.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ REAL = {
 SIMULATED: dict[str, dict[str, Any]] = {
     "small": {"n_obs": 1500, "n_vars": 1000, "n_labels": 6},
     "large": {"n_obs": 10_000, "n_vars": 5000, "n_labels": 20},
+    "sparse": {"n_obs": 2000, "n_vars": 8000, "n_labels": 10, "mean_depth": 250.0},
     "bulk_small": {"n_obs": 1000, "n_vars": 1000, "n_labels": 6, "kind": "bulk"},
     "bulk": {"n_obs": 5000, "n_vars": 5000, "n_labels": 20, "kind": "bulk"},
 }
