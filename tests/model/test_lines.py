@@ -30,7 +30,8 @@ def test_one_bar_in_steps_with_the_loss(model: VAE, capsys: pytest.CaptureFixtur
     model.train(**OPTIONS)
     shown = capsys.readouterr()
     assert shown.out == ""
-    (bar,) = bars(shown.err)
+    # a machine that stands still for a moment has it drawn in between, too
+    *_, bar = bars(shown.err)
     assert re.search(r"^VAE, step .* 5/5 .* loss [\d.]+", bar)
     # nothing of Lightning's or scvi's own
     assert not re.search("epoch|v_num|it/s", shown.err, flags=re.IGNORECASE)
