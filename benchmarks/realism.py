@@ -10,7 +10,8 @@ and group) are appended to a CSV when it is done, so that an interrupted run goe
     python benchmarks/realism.py --table --reference test
 
 Real data are read from the folder in ISD_DATA_DIR. `small` and `large` are simulated at 1,500 x 1,000 and at
-10,000 x 5,000 (20 clusters of unequal size), `sparse` at 2,000 x 8,000 with 250 counts a cell; `bulk` is simulated bulk of 5,000 x 5,000, `bulk_small` of 1,000 x 1,000.
+10,000 x 5,000 (20 clusters of unequal size), `sparse` at 2,000 x 8,000 with 250 counts a cell; `*_shallow` are real cells
+with 300 of their counts each; `bulk` is simulated bulk of 5,000 x 5,000, `bulk_small` of 1,000 x 1,000.
 """
 
 from __future__ import annotations
@@ -51,7 +52,11 @@ REAL = {
     # labels not told: how much a Gaussian for all cells misses
     "sperm_unlabelled": ("sc_mouse_sperm_polya_sites_dev", None),
     "worm_unlabelled": ("sc_worm_neuron_genes_dev", None),
+    "sperm_shallow": ("sc_mouse_sperm_polya_sites_dev", "celltype"),
+    "five_lines_shallow": ("sc_five_cell_lines_longread", "cell_line"),
 }
+#: Counts that a cell of `*_shallow` keeps of its own, in the mean: each with the same chance, as of shallower sequencing.
+SHALLOW = 300.0
 SIMULATED: dict[str, dict[str, Any]] = {
     "small": {"n_obs": 1500, "n_vars": 1000, "n_labels": 6},
     "large": {"n_obs": 10_000, "n_vars": 5000, "n_labels": 20},
@@ -77,8 +82,21 @@ def load(name: str, seed: int, test_size: float, validation_size: float) -> tupl
         if key is None:
             adata.obs[labels_key] = "all"
     adata.layers["counts"] = sparse.csr_matrix(np.rint(sparse.csr_matrix(adata.X)), dtype=np.float32)
+    if name.endswith("_shallow"):
+        adata = thinned(adata, seed)
     isd.pp.split(adata, labels_key=labels_key, test_size=test_size, validation_size=validation_size, seed=seed)
     return adata, labels_key
+
+
+def thinned(adata: ad.AnnData, seed: int) -> ad.AnnData:
+    """Each count kept with the chance that leaves a cell `SHALLOW` of them in the mean; features without any are left out."""
+    counts = adata.layers["counts"]
+    kept = np.random.default_rng(seed).binomial(counts.data.astype(int), SHALLOW * adata.n_obs / counts.sum())
+    counts.data = kept.astype(np.float32)
+    counts.eliminate_zeros()
+    adata = adata[counts.getnnz(axis=1) > 0, counts.getnnz(axis=0) > 0].copy()
+    adata.X = adata.layers["counts"].copy()
+    return adata
 
 
 def train(adata: ad.AnnData, labels_key: str, config: dict[str, Any], seed: int) -> tuple[Any, float, float]:

@@ -60,7 +60,7 @@ def test_guides_hold_in_every_parametrization(gaussian, noise, schedule, sampler
     gaussian.posterior(Y, H, R).assert_samples(samples, bias=0.02)
 
 
-@pytest.mark.parametrize("sampler", [DDPM(200), Heun(50)], ids=repr)
+@pytest.mark.parametrize("sampler", [DDPM(100), Heun(30)], ids=repr)
 def test_several_guides_are_summed(gaussian, noise, sampler) -> None:
     # two guides of half the weight are one guide
     schedule, diagonal = LinearSchedule(), torch.diag(torch.tensor([0.3, 0.1]))
@@ -71,7 +71,7 @@ def test_several_guides_are_summed(gaussian, noise, sampler) -> None:
         sampler.sample(denoiser, noise, guide=guide, generator=seeded()) for guide in (ClassifierGuide(first), twice)
     )
     torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-3)
-    gaussian.posterior(Y, H, diagonal).assert_samples(two, bias=0.06)
+    gaussian.posterior(Y, H, diagonal).assert_samples(two, bias=0.08)
 
 
 def test_guides_combine_with_classifier_free(gaussian, noise) -> None:

@@ -21,6 +21,7 @@ from isd._constants import SPLIT_KEY, SPLIT_TEST, SPLIT_TRAIN, SPLIT_VALIDATION
 from isd._memory import kept_pages
 from isd.model._checkpoint import Keeper, restore_finished
 from isd.model._distributed import distributed_options, quiet_distributed, same_buffers
+from isd.model._epoch_means import EpochMeans
 from isd.model._lines import training_lines
 from isd.model._settle import LR_SCHEDULES, LRSchedule, Settled
 from isd.settings import settings
@@ -157,6 +158,7 @@ class IsdTrainingPlan(TrainingPlan):
         self.dispersion_lr = dispersion_lr
         self.lr_schedule = lr_schedule
         self.elbo_metrics = elbo_metrics
+        self._means = EpochMeans()
 
     @property
     def progress(self) -> float:
@@ -224,18 +226,41 @@ class IsdTrainingPlan(TrainingPlan):
             self.trainer.logger.log_metrics({"train_loss_step": loss.detach()}, step=self.global_step)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """scvi's step; without its metrics where there is no evidence lower bound."""
-        if self.elbo_metrics:
-            loss = super().training_step(batch, batch_idx)
-            self._log_step(loss)
-            return loss
+        """scvi's step, which logs nothing by itself."""
+        if "kl_weight" in self.loss_kwargs:
+            self.loss_kwargs.update({"kl_weight": self.kl_weight})
         _, _, output = self.forward(batch, loss_kwargs=self.loss_kwargs)
-        options = {"on_step": False, "on_epoch": True, "batch_size": output.n_obs_minibatch}
-        self.log("train_loss", output.loss, prog_bar=True, sync_dist=self.use_sync_dist, **options)
+        n = output.n_obs_minibatch
+        values = {"train_loss": output.loss}
+        if self.elbo_metrics:
+            parts = {
+                "reconstruction_loss_train": output.reconstruction_loss_sum / n,
+                "kl_local_train": output.kl_local_sum / n,
+                "kl_global_train": output.kl_global_sum,
+            }
+            values |= parts | {"elbo_train": sum(parts.values())}
+        values |= {f"{key}_train": value for key, value in output.extra_metrics.items()}
+        self._means.add(values, n)
         self._log_step(output.loss)
-        for key, value in output.extra_metrics.items():
-            self.log(f"{key}_train", value, sync_dist=self.use_sync_dist, **options)
         return output.loss
+
+    def on_train_epoch_end(self) -> None:
+        """Log the means over the epoch's cells, and the last weight of the KL divergence."""
+        strategy = self.trainer.strategy if self.trainer.world_size > 1 else None
+        means = self._means.take(strategy)
+        if means and "kl_weight" in self.loss_kwargs:
+            means["kl_weight"] = self.loss_kwargs["kl_weight"]
+        # they are those of all processes already; Lightning warns of values that it does not put together itself
+        self.log_dict(means, on_step=False, on_epoch=True, sync_dist=strategy is not None)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the sums of an epoch that is not over."""
+        checkpoint["epoch_means"] = self._means.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with them; they are those of the first process."""
+        if "epoch_means" in checkpoint and self.trainer.is_global_zero:
+            self._means.load_state_dict(checkpoint["epoch_means"], self.device)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """scvi's step, at the final KL weight, so that values of different epochs can be compared."""
