@@ -228,7 +228,9 @@ class IsdTrainingPlan(TrainingPlan):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """scvi's step, which logs nothing by itself."""
         if "kl_weight" in self.loss_kwargs:
-            self.loss_kwargs.update({"kl_weight": self.kl_weight})
+            # validation, which comes before the end of the epoch, has another
+            self._last_kl_weight = self.kl_weight
+            self.loss_kwargs.update({"kl_weight": self._last_kl_weight})
         _, _, output = self.forward(batch, loss_kwargs=self.loss_kwargs)
         n = output.n_obs_minibatch
         values = {"train_loss": output.loss}
@@ -249,7 +251,7 @@ class IsdTrainingPlan(TrainingPlan):
         strategy = self.trainer.strategy if self.trainer.world_size > 1 else None
         means = self._means.take(strategy)
         if means and "kl_weight" in self.loss_kwargs:
-            means["kl_weight"] = self.loss_kwargs["kl_weight"]
+            means["kl_weight"] = self._last_kl_weight
         # they are those of all processes already; Lightning warns of values that it does not put together itself
         self.log_dict(means, on_step=False, on_epoch=True, sync_dist=strategy is not None)
 
