@@ -50,6 +50,8 @@ lint: $(VENV)/.installed-dev
 # one thread each: threads of several processes would wait for each other
 test: export OMP_NUM_THREADS = 1
 test: export OPENBLAS_NUM_THREADS = 1
+# numba, of the first UMAP, gives its number to all of OpenMP, and with it to torch
+test: export NUMBA_NUM_THREADS = 1
 test: lint
 	$(BIN)/pytest --numprocesses $(JOBS) --dist loadfile $(PYTEST_ARGS)
 

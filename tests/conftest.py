@@ -32,6 +32,8 @@ def _quiet_and_seeded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(isd.settings, "figdir", tmp_path / "figures")
     np.random.seed(0)
     torch.manual_seed(0)
+    # numba gives its number of threads to torch when a first UMAP is made
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

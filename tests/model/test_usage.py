@@ -59,6 +59,23 @@ def test_a_network_of_one_hidden_layer_learns_it_too(fitted, switching):
     assert max(bent["validation"]) > fitted[2]["validation"][0] + 0.5
 
 
+def test_in_the_last_steps_only_concentrations_move(switching, monkeypatch):
+    seen = []
+    look = module.mean_log_likelihood
+
+    def noted(predictor, data):
+        seen.append({name: value.clone() for name, value in predictor.named_parameters()})
+        return look(predictor, data)
+
+    monkeypatch.setattr(module, "mean_log_likelihood", noted)
+    found = fit(switching, concentration_lr=0.0, settling=0.5, validate_every=25)[2]
+    start, _, half, _, end = seen
+    for name in start:
+        before, after = ((a[name] - b[name]).abs().max() > 0 for a, b in ((half, start), (end, half)))
+        assert (before, after) == ((False, True) if "concentration" in name else (True, False)), name
+    assert found["validation"][-1] > found["validation"][2]
+
+
 def test_the_weights_that_validation_cells_liked_best_stay(switching, fitted):
     predictor, _, history = fitted
     x, genes, _ = switching

@@ -23,6 +23,8 @@ from isd.nn._usage_predictor import UsagePredictor
 MAX_CELLS, MAX_VALUES = 50_000, 100_000_000
 #: Isoforms of expressed genes, summed over cells, that are held at once.
 MAX_ENTRIES = 1 << 22
+#: Learning rate of concentrations while usage stays.
+_SETTLING_LR = 0.05
 #: Counts that each isoform is given before usage is pooled.
 PSEUDOCOUNT = 0.5
 
@@ -45,6 +47,8 @@ class UsageSettings:
         Whether labels have terms of their own.
     lr
         Learning rate of the usage terms; that of the concentrations is ``concentration_lr``. Both warm up and anneal.
+    settling
+        Share of the steps, the last ones, in which usage stays and only the concentrations move (at 0.05).
     batch_size, max_steps
         Cells in a step, and most steps.
     validate_every
@@ -66,6 +70,7 @@ class UsageSettings:
     with_labels: bool = False
     lr: float = 1e-2
     concentration_lr: float = 0.1
+    settling: float = 0.0
     batch_size: int = 64
     max_steps: int = 400
     validate_every: int = 25
@@ -92,7 +97,10 @@ def usage_settings(n_train: int) -> list[UsageSettings]:
         max_steps=800,
         validate_every=50,
     )
-    return [stiff, bent] if n_train < 10_000 else [replace(bent, max_steps=2000, validate_every=100)]
+    if n_train < 10_000:
+        return [stiff, bent]
+    # with so many cells, usage nearly as a multinomial has it, and how it scatters afterwards
+    return [replace(bent, concentration_lr=0.002, settling=0.2, max_steps=2000, validate_every=100)]
 
 
 def as_batch(matrix: sparse.csr_matrix, device: torch.device | str = "cpu") -> SparseBatch:
@@ -304,6 +312,23 @@ def _start(
     predictor.gene_mean.copy_(torch.as_tensor(np.asarray(normalized.mean(axis=0)).ravel()))
 
 
+def learning_rates(settings: UsageSettings, progress: float) -> tuple[float, float]:
+    """Learning rates of the usage terms and of the concentrations at a share of the steps.
+
+    Examples
+    --------
+    >>> from isd.model import UsageSettings
+    >>> settings = UsageSettings(lr=0.01, concentration_lr=0.002, settling=0.2)
+    >>> [[round(rate, 4) for rate in learning_rates(settings, share)] for share in (0.08, 0.82)]
+    [[0.01, 0.002], [0.0, 0.05]]
+    """
+    last = 1 - settings.settling
+    if progress < last:
+        factor = learning_rate_factor(progress / last, "one_cycle")
+        return settings.lr * factor, settings.concentration_lr * factor
+    return 0.0, _SETTLING_LR * learning_rate_factor((progress - last) / max(settings.settling, 1e-12), "one_cycle")
+
+
 def _optimise(
     predictor: UsagePredictor,
     settings: UsageSettings,
@@ -319,7 +344,6 @@ def _optimise(
     optimizer = torch.optim.Adam(
         [{"params": rest, "lr": settings.lr}, {"params": slow, "lr": settings.concentration_lr}], fused=True
     )
-    rates = [settings.lr, settings.concentration_lr]
     history: dict[str, list[float]] = {"step": [], "train": [], "validation": []}
     best, best_state = -np.inf, None
     size = min(settings.batch_size, n)
@@ -344,9 +368,8 @@ def _optimise(
         if len(order) < size:
             order = rng.permutation(n)
         rows, order = order[:size], order[size:]
-        factor = learning_rate_factor(step / n_steps, "one_cycle")
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * factor
+        for group, rate in zip(optimizer.param_groups, learning_rates(settings, step / n_steps), strict=True):
+            group["lr"] = rate
         optimizer.zero_grad(set_to_none=True)
         total, done = 0.0, 0
         scores = data.scores[torch.as_tensor(rows, device=data.scores.device)]
