@@ -4,7 +4,8 @@ Each (data, configuration, seed) trains one VAE. Rows are appended to a CSV when
 interrupted run goes on where it stopped. Numbers are of validation cells, or with `--judge test` of test cells. Arms:
 `reconstruction` decodes a draw from the posterior of each of these cells; `gaussian` decodes a Gaussian per label of the
 training cells' latents; `diffusion` is a latent diffusion model's cells; `redrawn` redraws each judged cell's isoforms from
-the label's pooled usage in training cells, which no per-cell usage can beat by chance. `default` is the decoder that
+the label's pooled usage in training cells, and has the right genes; `diffusion redrawn` does so with the diffusion model's
+cells, which is what usage within labels is worth beside it. Numbers are means over `--draws` sets of cells. `default` is the decoder that
 `gene_key` alone gives: what usage is drawn from is told from training cells.
 
     python benchmarks/genes.py --data five_lines sperm colorectal small --seeds 0 1 2
@@ -45,7 +46,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 METRICS = ["usage_js_distance", "usage_entropy_error", "within_gene_correlation", "gene_total_error"]
 KEYS = ["data", "config", "seed"]
-ARMS = ("reconstruction", "gaussian", "diffusion", "redrawn")
+ARMS = ("reconstruction", "gaussian", "diffusion", "redrawn", "diffusion redrawn")
 
 
 def usage_spread(counts: Any, codes: np.ndarray, genes: GeneMap, columns: np.ndarray, rows: dict) -> float:
@@ -66,6 +67,18 @@ def usage_spread(counts: Any, codes: np.ndarray, genes: GeneMap, columns: np.nda
                 x = counts[:, [column]].toarray().ravel()
                 values.append(np.std(x[deep] / n[deep], ddof=1))
     return float(np.mean(values)) if values else np.nan
+
+
+def training_spread(
+    counts: Any, codes: np.ndarray, asked: np.ndarray, genes: GeneMap, columns: np.ndarray, rows: dict, rng: Any
+) -> float:
+    """The same of training cells, as many of each label as were asked for: how far real cells are from real cells."""
+    values = []
+    for _ in range(10):
+        found = [rng.choice(np.flatnonzero(codes == code), (asked == code).sum()) for code in np.unique(asked)]
+        chosen = np.concatenate(found)
+        values.append(usage_spread(counts[chosen], codes[chosen], genes, columns, rows))
+    return float(np.mean(values))
 
 
 def major_isoforms(counts: Any, codes: np.ndarray, genes: GeneMap) -> tuple[np.ndarray, dict]:
@@ -96,48 +109,68 @@ def judge(adata: ad.AnnData, vae: Any, labels_key: str, seed: int, args: argpars
     train_mean, train_std = vae.encode_distribution(adata, indices=np.flatnonzero(split == "train"))
     points = train_mean + train_std * rng.standard_normal(train_mean.shape)
     library = np.asarray(counts.sum(axis=1)).ravel()
-    own = mean + std * rng.standard_normal(mean.shape)
-    drawn = label_gaussian(points, of_training, of_reference, rng)
-    # training cells' pooled usage: both stand above each other, and only the training ones are pooled
-    both = sparse.csr_matrix(sparse.vstack([before, genes_only(counts, genes, before, of_training, of_reference)]))
-    made = {
-        "reconstruction": vae.decode(own.astype(np.float32), library_size=library, seed=seed),
-        "gaussian": vae.decode(drawn.astype(np.float32), library_size=library, seed=seed),
-        "redrawn": both[len(of_training) :],
+    own, drawn = [], []
+    for _ in range(args.draws):
+        own.append(mean + std * rng.standard_normal(mean.shape))
+        drawn.append(label_gaussian(points, of_training, of_reference, rng))
+
+    def redrawn(lent: Any) -> Any:
+        # training cells' pooled usage: both stand above each other, and only the training ones are pooled
+        found = genes_only(lent, genes, before, of_training, of_reference)
+        return sparse.csr_matrix(found)
+
+    def decoded(sets: list[np.ndarray]) -> list[Any]:
+        return [vae.decode(z.astype(np.float32), library_size=library, seed=seed + k) for k, z in enumerate(sets)]
+
+    made: dict[str, list[Any]] = {
+        "reconstruction": decoded(own),
+        "gaussian": decoded(drawn),
+        "redrawn": [redrawn(counts)],
     }
-    if "diffusion" in args.arms:
+    if {"diffusion", "diffusion redrawn"} & set(args.arms):
         isd.model.LatentDiffusion.setup_anndata(adata, layer="counts", labels_key=labels_key, gene_key="gene_id")
         model = isd.model.LatentDiffusion(adata, vae=vae, seed=seed)
         model.train(seed=seed)
-        cells = make(model, adata, reference, labels_key, "diffusion", {}, seed)
-        # in the order of the labels of the cells that they are judged against
-        order = np.empty(cells.n_obs, dtype=int)
-        order[np.argsort(of_reference, kind="stable")] = np.argsort(
-            codes_of(cells.obs[labels_key].astype(str), labels, codes), kind="stable"
-        )
-        made["diffusion"] = cells.layers["counts"][order]
+        made["diffusion"] = []
+        for k in range(args.draws):
+            cells = make(model, adata, reference, labels_key, "diffusion", {}, seed + 1000 * k)
+            # in the order of the labels of the cells that they are judged against
+            order = np.empty(cells.n_obs, dtype=int)
+            order[np.argsort(of_reference, kind="stable")] = np.argsort(
+                codes_of(cells.obs[labels_key].astype(str), labels, codes), kind="stable"
+            )
+            made["diffusion"].append(cells.layers["counts"][order])
+        made["diffusion redrawn"] = [redrawn(matrix) for matrix in made["diffusion"]]
     columns, rows = major_isoforms(counts, of_reference, genes)
     real_spread = usage_spread(counts, of_reference, genes, columns, rows)
+    floor = training_spread(before, of_training, of_reference, genes, columns, rows, rng) / real_spread
     out = []
     floors: dict[str, pd.DataFrame] = {}
     for arm in args.arms:
-        matrix = made[arm]
-        fake = ad.AnnData(obs=reference.obs[[labels_key]].copy(), var=adata.var.copy(), layers={"counts": matrix})
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            table = isd.metrics.evaluate(
-                adata, fake, labels_key=labels_key, layer="counts", groups=False, metrics=METRICS, reference=args.judge,
-                n_boot=20, min_cells=10, key_added=None, progress=False,
-            ).set_index("metric")  # fmt: skip
-        row = {"arm": arm, "spread": usage_spread(matrix, of_reference, genes, columns, rows) / real_spread}
-        for name in METRICS:
-            row |= {name: table.at[name, "value"], f"{name}_floor": table.at[name, "floor"]}
-        row["detected"] = matrix.astype(bool).sum() / counts.astype(bool).sum()
+        fakes = [
+            ad.AnnData(obs=reference.obs[[labels_key]].copy(), var=adata.var.copy(), layers={"counts": matrix})
+            for matrix in made[arm]
+        ]
+        sets = []
+        for fake in fakes:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                table = isd.metrics.evaluate(
+                    adata, fake, labels_key=labels_key, layer="counts", groups=False, metrics=METRICS, reference=args.judge,
+                    n_boot=20, min_cells=10, key_added=None, progress=False,
+                ).set_index("metric")  # fmt: skip
+            matrix = fake.layers["counts"]
+            found = {"spread": usage_spread(matrix, of_reference, genes, columns, rows) / real_spread}
+            for name in METRICS:
+                found |= {name: table.at[name, "value"], f"{name}_floor": table.at[name, "floor"]}
+            found["detected"] = matrix.astype(bool).sum() / counts.astype(bool).sum()
+            sets.append(found)
+        row = {"arm": arm, **pd.DataFrame(sets).mean().to_dict(), "spread_floor": floor}
         if args.auc:
             options = argparse.Namespace(trees=300, n_jobs=1, min_label=10**9, raw=False, floors=3)
-            found = next(iter(tell_apart(adata, reference, [fake], labels_key, floors, options)))
+            told = next(iter(tell_apart(adata, reference, fakes, labels_key, floors, options)))
             names = ("features", "pcs", "agreement", "totals", "detected", "distance_ratio")
-            row |= {k: found[k] for k in (*names, "features_floor", "pcs_floor", "agreement_real") if k in found}
+            row |= {k: told[k] for k in (*names, "features_floor", "pcs_floor", "agreement_real") if k in told}
         out.append(row)
     return out
 
@@ -226,6 +259,7 @@ def main() -> None:
     parser.add_argument("--usage", action=argparse.BooleanOptionalAction, default=True, help="judge generated cells")
     parser.add_argument("--judge", choices=["validation", "test"], default="validation", help="which cells")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=["reconstruction", "gaussian", "redrawn"])
+    parser.add_argument("--draws", type=int, default=1, help="sets of cells of each arm")
     parser.add_argument(
         "--auc", action="store_true", help="also how hard generated cells are to tell, as realism.py does"
     )

@@ -116,9 +116,17 @@ def default_vae(n_train: int, counts_per_feature: float = np.inf) -> dict[str, A
 
 
 def default_vae_train(n_train: int, counts_per_feature: float = np.inf) -> dict[str, Any]:
-    """Steps, batch size and weight decay by the same two numbers."""
+    """Steps, batch size and weight decay by the same two numbers.
+
+    Examples
+    --------
+    >>> [default_vae_train(n)["max_steps"] for n in (20, 80, 300, 400, 900, 3000, 100_000)]
+    [100, 200, 750, 800, 1600, 2000, 31250]
+    """
     if n_train < SMALL:
-        rule = {"max_steps": 800 if n_train < FEW else 1600, "batch_size": 64, "weight_decay": 0.1}
+        # few cells are soon learnt by heart: at most some 160 epochs
+        steps = min(max(100, 5 * n_train // 2), 800) if n_train < FEW else 1600
+        rule = {"max_steps": steps, "batch_size": 64, "weight_decay": 0.1}
     elif n_train < LARGE and _deep(n_train, counts_per_feature):
         rule = {"max_steps": 5000, "batch_size": 128, "weight_decay": 0.01}
     elif n_train < LARGE:
@@ -148,7 +156,7 @@ def pretrained_train(rule: dict[str, Any], n_train: int, *, far: bool = False) -
     ...     pretrained_train(default_vae_train(100), 100)["max_steps"],
     ...     pretrained_train(default_vae_train(300), 300)["max_steps"],
     ... )
-    (200, 400)
+    (62, 375)
     """
     steps = max(rule["max_steps"] // (4 if n_train < VERY_FEW else 2), 1)
     lr = rule["lr"] if far and n_train >= VERY_FEW else min(3e-4, rule["lr"])
