@@ -122,10 +122,14 @@ def default_vae_train(n_train: int, counts_per_feature: float = np.inf) -> dict[
     --------
     >>> [default_vae_train(n)["max_steps"] for n in (20, 80, 300, 400, 900, 3000, 100_000)]
     [100, 200, 750, 800, 1600, 2000, 31250]
+    >>> default_vae_train(80, 80 * 100.0)["max_steps"]  # bulk
+    800
     """
     if n_train < SMALL:
-        # few cells are soon learnt by heart: at most some 160 epochs
-        steps = min(max(100, 5 * n_train // 2), 800) if n_train < FEW else 1600
+        steps = 800 if n_train < FEW else 1600
+        if n_train < FEW and not _deep(n_train, counts_per_feature):
+            # few cells are soon learnt by heart: at most some 160 epochs
+            steps = min(max(100, 5 * n_train // 2), steps)
         rule = {"max_steps": steps, "batch_size": 64, "weight_decay": 0.1}
     elif n_train < LARGE and _deep(n_train, counts_per_feature):
         rule = {"max_steps": 5000, "batch_size": 128, "weight_decay": 0.01}
