@@ -70,5 +70,6 @@ def test_a_narrow_terminal_shortens_the_bar_and_not_the_numbers(capsys, monkeypa
     bar = Bar("Working", 10, 0)
     bar.move(7, "loss 2")
     bar.close()
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
+    # a machine that stands still for a moment has it drawn in between, too
+    *_, line = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
     assert len(line) <= 50 and all(part in line for part in ("Working", "7/10", "left", "loss 2"))
