@@ -115,18 +115,15 @@ def judge(adata: ad.AnnData, vae: Any, labels_key: str, seed: int, args: argpars
         drawn.append(label_gaussian(points, of_training, of_reference, rng))
 
     def redrawn(lent: Any) -> Any:
-        # training cells' pooled usage: both stand above each other, and only the training ones are pooled
-        found = genes_only(lent, genes, before, of_training, of_reference)
-        return sparse.csr_matrix(found)
+        return genes_only(lent, genes, before, of_training, of_reference)
 
     def decoded(sets: list[np.ndarray]) -> list[Any]:
         return [vae.decode(z.astype(np.float32), library_size=library, seed=seed + k) for k, z in enumerate(sets)]
 
-    made: dict[str, list[Any]] = {
-        "reconstruction": decoded(own),
-        "gaussian": decoded(drawn),
-        "redrawn": [redrawn(counts)],
-    }
+    made: dict[str, list[Any]] = {"redrawn": [redrawn(counts)]}
+    for arm, latents in (("reconstruction", own), ("gaussian", drawn)):
+        if arm in args.arms:
+            made[arm] = decoded(latents)
     if {"diffusion", "diffusion redrawn"} & set(args.arms):
         isd.model.LatentDiffusion.setup_anndata(adata, layer="counts", labels_key=labels_key, gene_key="gene_id")
         model = isd.model.LatentDiffusion(adata, vae=vae, seed=seed)

@@ -142,7 +142,7 @@ def test_the_only_cell_of_a_label_is_trained_on(adata):
     adata.obs["group"] = ["rare"] + ["common"] * (adata.n_obs - 1)
     VAE.setup_anndata(adata, labels_key="group")
     for seed in range(30):
-        train, validation, _ = isd.model._training.resolve_split(adata, np.r_[0, np.ones(299, dtype=int)], seed=seed)
+        train, validation, _ = isd.model._split.resolve_split(adata, np.r_[0, np.ones(299, dtype=int)], seed=seed)
         assert 0 in train and len(validation) == pytest.approx(30, abs=1)
 
 

@@ -30,7 +30,7 @@ from isd._hash import fingerprint, hash_names
 from isd.model._fields import GENES_KEY, GenesField, LabelsField
 from isd.model._mudata import prepare_mudata
 from isd.model._saving import Saving
-from isd.model._training import resolve_split
+from isd.model._split import resolve_split
 from isd.model._validation import as_csr_in_place, check_features, validate_adata
 from isd.pp._mudata import ISOFORM
 from isd.settings import settings

@@ -255,8 +255,8 @@ class VAE(FromSCimilarity, PretrainedMixin, GeneEncoderMixin, Coding):
             Length of the training; steps and minutes may be given together, the first that is reached ends it, and
             the learning rate anneals to whichever comes first. ``None`` follows the number of training cells:
             5 steps for 2 cells below 500 (100 at least, 800 at most, which deep counts as of bulk have at once), 1,600 below
-            1,000 cells, 2,000 below 5,000 (1,500 with fewer than 100 counts per feature), then about 40 epochs. After :meth:`from_pretrained`, half of
-            that, a quarter below 200 cells.
+            1,000 cells, 2,000 below 5,000 (1,500 with fewer than 100 counts per feature), then about 40 epochs. After
+            :meth:`from_pretrained`, half of that, a quarter below 200 cells.
         batch_size, lr, weight_decay, lr_schedule
             Of the optimiser (AdamW); ``None`` follows the preset. After :meth:`from_pretrained`, ``lr`` is 3e-4, but 1e-3 for
             200 training cells or more where the reference is of another depth (bulk) or its means say nothing of these cells

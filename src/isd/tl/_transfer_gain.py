@@ -16,7 +16,8 @@ from scvi.data import _constants
 from isd._constants import SPLIT_KEY, SPLIT_TEST, SPLIT_TRAIN, SPLIT_VALIDATION
 from isd._progress import track
 from isd.model._pretrained import resolve_reference, shuffled_pretrained
-from isd.model._training import resolve_split, seeded
+from isd.model._split import resolve_split
+from isd.model._training import seeded
 from isd.model._vae import VAE
 from isd.settings import settings
 
