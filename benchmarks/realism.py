@@ -181,6 +181,11 @@ def judge(
         f = yardstick.features(matrix[rows])
         p = yardstick.project(f)
         row = {"features": auc(features["real"][base], f, seed), "pcs": auc(pcs["real"][base], p, seed)}
+        if not floor:
+            # as many cells as the floor has of either kind: a forest of fewer cells tells less
+            halves = [np.random.default_rng(k).permutation(base)[: base.size // 2] for k in range(args.floors)]
+            for name, real, fake in (("features", features["real"], f), ("pcs", pcs["real"], p)):
+                row[f"{name}_half"] = float(np.mean([auc(real[half], fake, k) for k, half in enumerate(halves)]))
         n = min(len(rows), len(base))
         for name, metric in (("recall", recall), ("density", density), ("coverage", coverage)):
             # they look at 5 neighbours, which a handful of samples does not have

@@ -43,6 +43,12 @@ def test_models_of_the_first_format_count_without_clumps():
     assert second.module.log_clump.shape == second.module.log_theta.shape and second.module_params["clumps"] is True
 
 
+def test_models_before_the_third_format_have_library_sizes_on_their_own_scale():
+    old, new = (isd.model.LatentDiffusion.load(FOLDER / f"format_{version}" / "model") for version in (2, 3))
+    assert old.module.scaler.n_quantiles == 0 and old.module_params["library_quantiles"] == 0
+    assert new.module.scaler.n_quantiles == len(new.module.scaler.quantiles) == new.module_params["library_quantiles"]
+
+
 @pytest.mark.parametrize("attributes", [None, 7, {"__dict__": []}, {"__dict__": [["init_params_", 3]]}])
 def test_a_damaged_description_of_an_older_format_is_told(tmp_path, attributes):
     shutil.copytree(FOLDER / "format_1" / "model" / "vae", tmp_path / "vae")
@@ -56,13 +62,14 @@ def test_an_older_format_goes_through_its_migrations(tmp_path, monkeypatch):
     shutil.copytree(FOLDER / "format_1" / "model" / "vae", tmp_path / "vae")
     steps = {
         1: lambda document: _MIGRATIONS[1]({**document, "colors": ["#000003", "#000004"]}),
-        2: lambda document: {**document, "class": "Old" + document["class"]},
-        3: lambda document: {**document, "class": document["class"].removeprefix("Old")},
+        2: _MIGRATIONS[2],
+        3: lambda document: {**document, "class": "Old" + document["class"]},
+        4: lambda document: {**document, "class": document["class"].removeprefix("Old")},
     }
-    monkeypatch.setattr("isd.model._files.FORMAT_VERSION", 4)
+    monkeypatch.setattr("isd.model._files.FORMAT_VERSION", 5)
     monkeypatch.setattr("isd.model._files._MIGRATIONS", steps)
     model = isd.model.VAE.load(tmp_path / "vae")
     assert (model.module.n_latent, model.label_colors) == (3, ["#000003", "#000004"])
-    monkeypatch.delitem(steps, 3)
+    monkeypatch.delitem(steps, 4)
     with pytest.raises(KeyError):
         isd.model.VAE.load(tmp_path / "vae")

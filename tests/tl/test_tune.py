@@ -109,3 +109,29 @@ def test_data_without_split_and_models_of_one_label_are_refused(trained, cells, 
     model.train(max_steps=2, vae_kwargs={"max_steps": 2})
     with pytest.raises(ValueError, match="nothing to tune"):
         isd.tl.tune_guidance(model, adata)
+
+
+def test_noise_that_settings_share_hides_no_difference():
+    from isd.tl._tune import _choose, _Setting
+
+    tried = [_Setting(scale, 0.0, None) for scale in (1.0, 1.25, 1.5)]
+    of_draws = np.array([0.0, 0.05, -0.05, 0.02])
+    own = np.array([[0.0, 1, 0, -1], [1, 0, -1, 0], [-1, 1, 0, 0]]) * 1e-4
+    scores = np.array([[0.95], [0.97], [0.95]]) + of_draws + own
+    assert _choose(tried, scores, None) == 1
+    # and of two that differ by less than their own noise, the one that guides less is taken
+    assert _choose(tried, np.array([[0.97], [0.97005], [0.9]]) + of_draws + own, None) == 0
+
+
+def test_cells_purer_than_real_ones_are_no_gain():
+    from isd.tl._tune import _judge
+
+    rng = np.random.default_rng(0)
+    real = rng.standard_normal((200, 2))
+    drawn = [[rng.standard_normal((200, 2))] * 2 for _ in range(3)]
+    met = np.zeros((1 + 6, 200), dtype=bool)
+    for row, share in enumerate((0.9, 0.8, 0.8, 0.9, 0.9, 1.0, 1.0)):
+        met[row, : int(200 * share)] = True
+    judged = _judge(met, real, drawn)
+    label_part = 2 * judged["score"].mean(axis=1) - judged["coverage"] / judged["coverage"][0]
+    np.testing.assert_allclose(label_part, [8 / 9, 1.0, 8 / 9])

@@ -123,6 +123,7 @@ class Classifier(IsdModel):
                 schedule=get_schedule(schedule),
                 model_library=diffusion.module.model_library,
                 standardize=diffusion.module.scaler.enabled,
+                library_quantiles=diffusion.module.scaler.n_quantiles,
                 **self.module_params,
             )
         self.module.scaler.load_state_dict(diffusion.module.scaler.state_dict())

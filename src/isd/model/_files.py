@@ -20,7 +20,7 @@ from isd.model._bounds import DTYPES, check_h5ad, check_json
 from isd.model._pickled import PICKLED_FILE
 
 FORMAT = "isodiff-model"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MODEL_FILE, WEIGHTS_FILE, FEATURES_FILE, ADATA_FILE = "model.json", "weights.safetensors", "features.json", "adata.h5ad"
 _NEEDED = (WEIGHTS_FILE, FEATURES_FILE)
 _DIGESTED = (*_NEEDED, ADATA_FILE)
@@ -336,23 +336,28 @@ def read_info(dir_path: str | Path) -> dict[str, Any]:
         raise ValueError(f"{path / MODEL_FILE} is damaged ({type(e).__name__}: {e}).") from e
 
 
-def _without_clumps(document: dict[str, Any]) -> dict[str, Any]:
-    """Format 1 knew no clumps of counts."""
-    if document.get("class") != "VAE":
+def _with_parameter(document: dict[str, Any], class_name: str, name: str, value: Any) -> dict[str, Any]:
+    """The description of a model of this class that was made when a parameter of its network was not there yet."""
+    if document.get("class") != class_name:
         return document
     try:
         params = document["attributes"]
         # as it is written: nothing is made of a description that was not yet checked
         for key in ("init_params_", "non_kwargs"):
             params = dict(params["__dict__"])[key]
-        params["__dict__"].append(["clumps", False])
+        params["__dict__"].append([name, value])
     except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise ValueError(f"the file does not describe a model; it is damaged ({type(e).__name__}: {e}).") from e
     return document
 
 
 #: What makes a description of format ``n`` one of format ``n + 1``; every format that was ever released has an entry.
-_MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _without_clumps}
+_MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    # no clumps of counts
+    1: lambda document: _with_parameter(document, "VAE", "clumps", False),
+    # no normal scores of library sizes
+    2: lambda document: _with_parameter(document, "LatentDiffusion", "library_quantiles", 0),
+}
 
 
 def _read_json(file: Path) -> Any:

@@ -51,9 +51,12 @@ def read_pickled(path: str | Path, class_name: str) -> tuple[dict[str, Any], dic
         tensors = {
             f"module.{name}": value for name, value in held["model_state_dict"].items() if torch.is_tensor(value)
         }
+        # those of an isd that knew no clumps of counts, or no normal scores of library sizes
+        params = attributes["init_params_"]["non_kwargs"]
         if class_name == "VAE":
-            # those of an isd that knew no clumps of counts
-            attributes["init_params_"]["non_kwargs"].setdefault("clumps", "module.log_clump" in tensors)
+            params.setdefault("clumps", "module.log_clump" in tensors)
+        elif class_name == "LatentDiffusion":
+            params.setdefault("library_quantiles", len(tensors.get("module.scaler.quantiles", ())))
         var_names = [str(v) for v in np.asarray(held["var_names"])]
     except (KeyError, TypeError, AttributeError) as e:
         raise ValueError(f"{file} is not what scvi-tools saves of a model ({type(e).__name__}: {e}).") from e

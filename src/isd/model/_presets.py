@@ -40,6 +40,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "hidden": (512, 512, 256, 128),
         "model_library": False,
         "standardize": False,
+        "library_quantiles": 0,
         "time_sampling": "uniform",
         "label_dropout": 0.0,
     },
@@ -183,6 +184,7 @@ def default_diffusion() -> dict[str, Any]:
         "dropout": 0.0,
         "model_library": True,
         "standardize": True,
+        "library_quantiles": 64,
         "time_sampling": "logit_normal",
         "label_dropout": 0.1,
     }

@@ -26,7 +26,7 @@ class ClassifierModule(BaseModuleClass):
         Number of labels.
     schedule
         Forward process of the diffusion model.
-    model_library, standardize
+    model_library, standardize, library_quantiles
         As in the diffusion model.
     hidden, dropout
         Shape of the network.
@@ -51,6 +51,7 @@ class ClassifierModule(BaseModuleClass):
         schedule: Schedule,
         model_library: bool = True,
         standardize: bool = True,
+        library_quantiles: int = 0,
         hidden: Sequence[int] = (512, 512, 256),
         dropout: float = 0.1,
         start_guide_time: float = 1.0,
@@ -62,7 +63,8 @@ class ClassifierModule(BaseModuleClass):
         self.schedule = schedule
         self.model_library = model_library
         self.start_guide_time = start_guide_time
-        self.scaler = LatentScaler(n_latent + int(model_library), enabled=standardize)
+        n_quantiles = library_quantiles if model_library else 0
+        self.scaler = LatentScaler(n_latent + int(model_library), enabled=standardize, n_quantiles=n_quantiles)
         self.network = NoiseClassifier(n_latent + int(model_library), n_labels, hidden=hidden, dropout=dropout)
 
     def _get_inference_input(self, tensors: dict[str, Tensor], **kwargs: Any) -> dict[str, Any]:

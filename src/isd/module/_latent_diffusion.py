@@ -20,12 +20,18 @@ TimeSampling = Literal["logit_normal", "uniform"]
 class LatentScaler(nn.Module):
     """Put latents (and log library size) on zero mean and unit variance, with statistics of the training rows.
 
+    Log library sizes are first given their normal scores, by quantiles of the training rows. Cells of real data passed
+    a filter, and few of them have many times the median's counts: a denoiser, which errs by a smooth function, softens such edges.
+
     Parameters
     ----------
     n_input
         Width of the vectors.
     enabled
         ``False`` leaves vectors as they are (published configuration).
+    n_quantiles
+        Quantiles of the last coordinate, the log library size, between which normal scores are interpolated; 0 leaves it
+        on its own scale.
 
     Examples
     --------
@@ -41,14 +47,23 @@ class LatentScaler(nn.Module):
     std: Tensor
     low: Tensor
     high: Tensor
+    quantiles: Tensor
+    scores: Tensor
 
-    def __init__(self, n_input: int, *, enabled: bool = True) -> None:
+    def __init__(self, n_input: int, *, enabled: bool = True, n_quantiles: int = 0) -> None:
         super().__init__()
+        if n_quantiles < 0 or n_quantiles == 1:
+            raise ValueError(f"n_quantiles must be 0, or 2 at least; got {n_quantiles}.")
         self.enabled = enabled
+        self.n_quantiles = n_quantiles if enabled else 0
         self.register_buffer("mean", torch.zeros(n_input))
         self.register_buffer("std", torch.ones(n_input))
         self.register_buffer("low", torch.full((n_input,), -torch.inf))
         self.register_buffer("high", torch.full((n_input,), torch.inf))
+        if self.n_quantiles:
+            levels = (torch.arange(self.n_quantiles, dtype=torch.float64) + 0.5) / self.n_quantiles
+            self.register_buffer("scores", torch.special.ndtri(levels).float(), persistent=False)
+            self.register_buffer("quantiles", self.scores.clone())
 
     @torch.no_grad()
     def fit(self, mean: Tensor, std: Tensor, *, margin: float = 0.1) -> None:
@@ -59,25 +74,56 @@ class LatentScaler(nn.Module):
         mean, std
             Posterior means and standard deviations of the training rows, shape ``(n, n_input)``.
         margin
-            Vectors are later kept within the range of the training rows widened by this share of it.
+            Vectors are later kept within the range of the training rows widened by this share of it; library sizes with
+            normal scores, which know how far they reach, within the range itself.
         """
         draws_low, draws_high = (mean - 3 * std).amin(0), (mean + 3 * std).amax(0)
         span = margin * (draws_high - draws_low)
+        if self.n_quantiles:
+            span[-1] = 0.0
+            self._fit_quantiles(mean[:, -1])
         self.low.copy_(draws_low - span)
         self.high.copy_(draws_high + span)
         if self.enabled:
+            mean = self._with_scores(mean)
             self.mean.copy_(mean.mean(0))
             variance = mean.var(0, unbiased=False) + std.square().mean(0)
             # a constant coordinate (one library size for all, say) stays where it is
             self.std.copy_(torch.where(variance > 1e-8, variance.sqrt(), torch.ones_like(variance)))
 
+    def _fit_quantiles(self, library: Tensor) -> None:
+        values = library.double().sort().values
+        # the k-th of n values stands at the level (k + 1/2) / n, as the scores do at theirs
+        place = (torch.special.ndtr(self.scores.double()) * len(values) - 0.5).clamp(0, len(values) - 1)
+        below = place.floor().long()
+        above = (below + 1).clamp_max(len(values) - 1)
+        quantiles = torch.lerp(values[below], values[above], place - below)
+        # equal quantiles, of equal library sizes, have no inverse: a slope that no count would show
+        least = 1e-3 * max(float(values.std(unbiased=False)), 1e-2)
+        self.quantiles.copy_(quantiles + least * self.scores)
+
+    def _with_scores(self, x: Tensor) -> Tensor:
+        """Normal scores in place of log library sizes."""
+        return self._exchange(x, self.quantiles, self.scores) if self.n_quantiles else x
+
+    @staticmethod
+    def _exchange(x: Tensor, given: Tensor, wanted: Tensor) -> Tensor:
+        """The last coordinate by linear interpolation between these pairs, and beyond them along the outermost two."""
+        value = x[..., -1].contiguous()
+        upper = torch.searchsorted(given, value).clamp(1, len(given) - 1)
+        lower = upper - 1
+        slope = (wanted[upper] - wanted[lower]) / (given[upper] - given[lower])
+        return torch.cat([x[..., :-1], (wanted[lower] + (value - given[lower]) * slope)[..., None]], dim=-1)
+
     def forward(self, x: Tensor) -> Tensor:
         """Standardise."""
-        return (x - self.mean) / self.std
+        return (self._with_scores(x) - self.mean) / self.std
 
     def inverse(self, x: Tensor, *, clip: bool = True) -> Tensor:
         """Undo the standardisation; ``clip`` keeps the result within the range seen in training (where enabled)."""
         x = x * self.std + self.mean
+        if self.n_quantiles:
+            x = self._exchange(x, self.scores, self.quantiles)
         return torch.maximum(torch.minimum(x, self.high), self.low) if clip and self.enabled else x
 
 
@@ -111,6 +157,8 @@ class LatentDiffusionModule(BaseModuleClass):
         Probability with which conditions are hidden in training.
     model_library, standardize
         Whether the log library size is generated too, and whether vectors are standardised.
+    library_quantiles
+        Quantiles of the training rows by which log library sizes have normal scores (:class:`LatentScaler`); 0 for none.
     time_sampling
         Distribution of training times: ``"logit_normal"`` or ``"uniform"``.
 
@@ -140,6 +188,7 @@ class LatentDiffusionModule(BaseModuleClass):
         label_dropout: float = 0.1,
         model_library: bool = True,
         standardize: bool = True,
+        library_quantiles: int = 0,
         time_sampling: TimeSampling = "logit_normal",
     ) -> None:
         super().__init__()
@@ -159,7 +208,9 @@ class LatentDiffusionModule(BaseModuleClass):
         self.model_library = model_library
         self.time_sampling = time_sampling
         self.n_input = n_latent + int(model_library)
-        self.scaler = LatentScaler(self.n_input, enabled=standardize)
+        self.scaler = LatentScaler(
+            self.n_input, enabled=standardize, n_quantiles=library_quantiles if model_library else 0
+        )
         self.network: nn.Module
         if network == "adaln":
             self.network = AdaLNDenoiser(

@@ -83,7 +83,7 @@ def tune_guidance(
     start_guide_steps: Sequence[int] | None = None,
     by_label: bool = False,
     n_obs: int | None = None,
-    n_draws: int = 2,
+    n_draws: int = 4,
     tolerance: float | None = None,
     seed: int | None = None,
     progress: bool | None = None,
@@ -94,9 +94,10 @@ def tune_guidance(
     Each setting generates as many cells as there are validation cells, with their labels. Two numbers judge it:
     agreement, how often a classifier trained on real training cells finds the label that was asked for
     (:func:`isd.metrics.label_agreement`), and coverage, how many validation cells have a generated one near
-    (:func:`isd.metrics.coverage`, on principal components of training cells). The score is the mean of agreement over that
-    of the validation cells, at most 1, and coverage over that without guidance. Of the settings within noise of the best,
-    the one that guides least is chosen.
+    (:func:`isd.metrics.coverage`, on principal components of training cells). The score is the mean of two numbers: 1 less the
+    share by which agreement misses that of the validation cells themselves, in either direction, since cells that are found in
+    their label more often than real ones are too pure; and coverage over that without guidance. Of the settings within noise
+    of the best, the one that guides least is chosen.
 
     Only training and validation cells are read, never test cells, so that these can still judge the result.
 
@@ -122,8 +123,8 @@ def tune_guidance(
     n_draws
         Number of times that each setting generates, all settings with the same seeds.
     tolerance
-        Difference of scores that counts as noise; ``None`` is the standard error of a mean over draws, pooled over the
-        settings.
+        Difference of scores that counts as noise; ``None`` is the standard error of its mean over draws of the same seed,
+        pooled over the settings.
     seed
         Seed; ``None`` takes ``isd.settings.seed``.
     progress
@@ -303,7 +304,7 @@ def _judge(met: np.ndarray, real: np.ndarray, drawn: list[list[np.ndarray]]) -> 
     floor = float(met[0].mean())
     plain = covered[0].mean()
     with np.errstate(invalid="ignore", divide="ignore"):
-        label_part = np.minimum(agreement / floor, 1.0) if floor > 0 else np.ones_like(agreement)
+        label_part = 1.0 - np.abs(agreement / floor - 1.0) if floor > 0 else np.ones_like(agreement)
         variety_part = covered / plain if plain > 0 else np.ones_like(covered)
     return {
         "agreement": agreement.mean(axis=1),
@@ -322,7 +323,10 @@ def _standard_error(values: np.ndarray) -> float:
 def _choose(tried: Sequence[_Setting], scores: np.ndarray, tolerance: float | None) -> int:
     """First setting (they are sorted: least guidance first) whose score is within noise of the best."""
     means = scores.mean(axis=1)
+    best = int(means.argmax())
     if tolerance is None:
-        # two draws say little of their own noise: it is pooled over the settings
-        tolerance = float(np.sqrt(scores.var(axis=1, ddof=1).mean() / scores.shape[1]))
-    return int(np.flatnonzero(means >= means.max() - tolerance)[0])
+        # settings share their noise, draw by draw; few draws say little of what is left, which is pooled over the settings
+        differences = np.delete(scores - scores[best], best, axis=0)
+        spread = differences.var(axis=1, ddof=1).mean() if len(differences) else 0.0
+        tolerance = float(np.sqrt(spread / scores.shape[1]))
+    return int(np.flatnonzero(means >= means[best] - tolerance)[0])
