@@ -87,13 +87,17 @@ class LatentSpace(IsdModel):
         self.gaussian_mean_, self.gaussian_covariance_ = fit_gaussians(points, codes, len(self.labels) + 1)
         self._mixtures: LatentDensity | None = None
 
-    @staticmethod
-    def _density_points(tensors: dict[str, torch.Tensor], rows: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    def _density_points(
+        self, tensors: dict[str, torch.Tensor], rows: np.ndarray, seed: int
+    ) -> tuple[np.ndarray, np.ndarray]:
         mean, std, library = (tensors[k].numpy()[rows] for k in ("latent_mean", "latent_std", "log_library"))
-        return latent_draws(mean, std, library, seed), tensors["codes"].numpy()[rows, 0]
+        points = torch.from_numpy(latent_draws(mean, std, library, seed)).to(self.module.device, torch.float32)
+        # library sizes as the diffusion has them
+        points = self.module.scaler.with_scores(points)
+        return points.cpu().numpy().astype(np.float64), tensors["codes"].numpy()[rows, 0]
 
     def latent_density(self, kind: Literal["gaussian", "mixture"]) -> LatentDensity:
-        """Density of the training cells' latents and log library size, per label.
+        """Density of the training cells' latents and log library size (of its normal score, where the diffusion has that), per label.
 
         Parameters
         ----------

@@ -85,7 +85,7 @@ class LatentScaler(nn.Module):
         self.low.copy_(draws_low - span)
         self.high.copy_(draws_high + span)
         if self.enabled:
-            mean = self._with_scores(mean)
+            mean = self.with_scores(mean)
             self.mean.copy_(mean.mean(0))
             variance = mean.var(0, unbiased=False) + std.square().mean(0)
             # a constant coordinate (one library size for all, say) stays where it is
@@ -102,9 +102,13 @@ class LatentScaler(nn.Module):
         least = 1e-3 * max(float(values.std(unbiased=False)), 1e-2)
         self.quantiles.copy_(quantiles + least * self.scores)
 
-    def _with_scores(self, x: Tensor) -> Tensor:
-        """Normal scores in place of log library sizes."""
+    def with_scores(self, x: Tensor) -> Tensor:
+        """Normal scores in place of log library sizes, where there are such scores."""
         return self._exchange(x, self.quantiles, self.scores) if self.n_quantiles else x
+
+    def without_scores(self, x: Tensor) -> Tensor:
+        """Log library sizes in place of their normal scores: undoes :meth:`with_scores`."""
+        return self._exchange(x, self.scores, self.quantiles) if self.n_quantiles else x
 
     @staticmethod
     def _exchange(x: Tensor, given: Tensor, wanted: Tensor) -> Tensor:
@@ -117,13 +121,11 @@ class LatentScaler(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Standardise."""
-        return (self._with_scores(x) - self.mean) / self.std
+        return (self.with_scores(x) - self.mean) / self.std
 
     def inverse(self, x: Tensor, *, clip: bool = True) -> Tensor:
         """Undo the standardisation; ``clip`` keeps the result within the range seen in training (where enabled)."""
-        x = x * self.std + self.mean
-        if self.n_quantiles:
-            x = self._exchange(x, self.scores, self.quantiles)
+        x = self.without_scores(x * self.std + self.mean)
         return torch.maximum(torch.minimum(x, self.high), self.low) if clip and self.enabled else x
 
 

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
+import torch
 
 from isd._progress import track
 from isd.model._generated import LATENT_STREAM, RETRY_STREAM, TEMPLATE_STREAM, TILE, Cells
@@ -135,7 +136,9 @@ def density_draw(model: LatentDiffusion, latents: Latents, *, progress: bool | N
             z = z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)
         if density is None:
             return z, None
+        module = model.module
+        library = module.scaler.without_scores(torch.as_tensor(drawn, dtype=torch.float32, device=module.device))[:, -1]
         # a Gaussian has tails that training cells do not have: no depth beyond what was seen
-        return z, np.clip(drawn[:, -1], low, high).astype(np.float32)
+        return z, np.clip(library.cpu().numpy(), low, high)
 
     return draw
