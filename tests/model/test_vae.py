@@ -229,6 +229,19 @@ def test_elbo_and_reconstruction_error_fit_together(vae):
     assert float(marginal) >= float(vae.get_elbo(indices=np.arange(20))) - 5
 
 
+def test_the_mean_likelihood_is_that_of_cells_whatever_the_minibatches(vae):
+    values = []
+    for return_mean in (False, True):
+        torch.manual_seed(0)
+        values.append(
+            vae.get_marginal_ll(indices=np.arange(13), n_mc_samples=5, batch_size=12, return_mean=return_mean)
+        )
+    each, mean = values
+    assert each.shape == (13,) and mean == pytest.approx(float(each.mean()), abs=1e-3)
+    # the last cell, a minibatch by itself, does not weigh as much as the others together
+    assert abs(mean - float((each[:12].mean() + each[12]) / 2)) > 0.1
+
+
 def test_normalized_expression_adds_up(vae):
     shares = vae.get_normalized_expression(indices=[0, 5])
     np.testing.assert_allclose(shares.sum(1), 1, rtol=1e-4)
