@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -213,6 +213,23 @@ class LabelAgreement:
     predicted: np.ndarray
 
 
+def label_finder(
+    train_x: np.ndarray,
+    train_y: Sequence[str] | np.ndarray,
+    *,
+    classifier: ClassifierName = "logistic_regression",
+    n_estimators: int = 200,
+    seed: int = 0,
+    n_jobs: int = 1,
+) -> Callable[[np.ndarray], np.ndarray]:
+    """The classifier of :func:`label_agreement`, fitted once: a function from cells to their labels, as strings."""
+    known = np.asarray([str(v) for v in train_y], dtype=object)
+    if len(set(known)) < 2:
+        return lambda points: np.full(len(points), known[0], dtype=object)
+    model = _make_classifier(classifier, n_estimators, seed, n_jobs).fit(train_x, known)
+    return lambda points: np.asarray(model.predict(points), dtype=object)
+
+
 def label_agreement(
     train_x: Any,
     train_y: Sequence[str] | np.ndarray,
@@ -266,11 +283,9 @@ def label_agreement(
     for name, points, labels in (("train", train_x, known), ("gen", gen_x, asked)):
         if points.shape[0] != labels.size:
             raise ValueError(f"{name}_x has {points.shape[0]} rows but {name}_y has {labels.size} labels.")
-    if len(set(known)) < 2:
-        predicted = np.full(asked.size, known[0], dtype=object)
-    else:
-        model = _make_classifier(classifier, n_estimators, seed, n_jobs)
-        predicted = np.asarray(model.fit(train_x, known).predict(gen_x), dtype=object)
+    predicted = label_finder(
+        train_x, known, classifier=classifier, n_estimators=n_estimators, seed=seed, n_jobs=n_jobs
+    )(gen_x)
     found = predicted == asked
     labels_asked = sorted(set(asked))
     return LabelAgreement(

@@ -14,7 +14,8 @@ from scipy import sparse
 from isd._constants import SPLIT_KEY, SPLIT_TRAIN, SPLIT_VALIDATION
 from isd._counts import get_counts
 from isd._progress import track
-from isd.metrics import Yardstick, coverage, label_agreement
+from isd.metrics import Yardstick, coverage
+from isd.metrics._classifier import label_finder
 from isd.model._classifier import Classifier
 from isd.model._latent_diffusion import LatentDiffusion
 from isd.model._validation import check_features
@@ -93,7 +94,7 @@ def tune_guidance(
 
     Each setting generates as many cells as there are validation cells, with their labels. Two numbers judge it:
     agreement, how often a classifier trained on real training cells finds the label that was asked for
-    (:func:`isd.metrics.label_agreement`), and coverage, how many validation cells have a generated one near
+    (:func:`isd.metrics.label_agreement`, on features), and coverage, how many validation cells have a generated one near
     (:func:`isd.metrics.coverage`, on principal components of training cells). The score is the mean of two numbers: 1 less the
     share by which agreement misses that of the validation cells themselves, in either direction, since cells that are found in
     their label more often than real ones are too pure; and coverage over that without guidance. Of the settings within noise
@@ -165,9 +166,14 @@ def tune_guidance(
     key, names = model.labels_key, adata.var_names
     counts = get_counts(adata, model.layer or "X")
     yardstick = Yardstick.fit(sparse.csr_matrix(counts[train]), names, max_cells=_MAX_TRAIN, seed=seed)
-    train_pcs, real_pcs = (yardstick.pcs(sparse.csr_matrix(counts[rows])) for rows in (train, validation))
+    features = [yardstick.features(sparse.csr_matrix(counts[rows])) for rows in (train, validation)]
+    real_pcs = yardstick.project(features[1])
     labels = np.asarray(adata.obs[key].astype(object))
     asked = labels[validation]
+    # one classifier for the real cells and all settings, of features as in evaluate: components leave labels out that few features tell
+    find = label_finder(features[0].toarray(), labels[train], seed=seed)
+    names_asked = np.array([str(label) for label in asked], dtype=object)
+    met = [find(features[1].toarray()) == names_asked]
     seeds = [int(s) for s in np.random.SeedSequence([seed, 51]).generate_state(n_draws)]
     runs = [(setting, s) for setting in tried for s in seeds]
     made = []
@@ -189,18 +195,16 @@ def tune_guidance(
             progress=False,
             **generate_kwargs,
         )
-        made.append(yardstick.pcs(get_counts(fake, model.layer or "X")))
-    # one classifier for the real cells and all settings
-    points = np.concatenate([real_pcs, *made])
-    found = label_agreement(train_pcs, labels[train], points, np.tile(asked, 1 + len(made)), seed=seed).predicted
-    met = (found == np.tile([str(label) for label in asked], 1 + len(made))).reshape(1 + len(made), len(asked))
+        values = yardstick.features(get_counts(fake, model.layer or "X"))
+        made.append(yardstick.project(values))
+        met.append(find(values.toarray()) == names_asked)
     drawn = [made[i : i + n_draws] for i in range(0, len(made), n_draws)]
     groups = {_OVERALL: np.ones(len(asked), dtype=bool)} | {
         label: asked == label for label in model.labels if (asked == label).any()
     }
     rows, scores = [], {}
     for label, mine in groups.items():
-        judged = _judge(met[:, mine], real_pcs[mine], [[x[mine] for x in xs] for xs in drawn])
+        judged = _judge(np.array(met)[:, mine], real_pcs[mine], [[x[mine] for x in xs] for xs in drawn])
         scores[label] = judged["score"]
         for i, setting in enumerate(tried):
             row = {name: value[i] for name, value in judged.items() if name != "score"}
