@@ -147,7 +147,7 @@ def make(
         return isd.tl.generate(model, labels=asked, seed=seed, progress=False, **config.get("generate", {}))
     if arm == "guided":
         # the scale that validation cells choose; it draws the same latents as the diffusion without guidance
-        choice = isd.tl.tune_guidance(model, adata, n_draws=4, seed=0, progress=False)
+        choice = isd.tl.tune_guidance(model, adata, seed=0, progress=False)
         asked = {label: int(n) for label, n in labels.items() if n}
         options = {"guidance_scale": choice.guidance_scale} | config.get("generate", {})
         return isd.tl.generate(model, labels=asked, seed=seed, progress=False, **options)

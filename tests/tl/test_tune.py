@@ -19,6 +19,7 @@ def test_the_table_has_every_setting_and_the_choice_is_one_of_them(trained, guid
         classifier=guide,
         classifier_scales=(0, 0.5),
         start_guide_steps=(300, 600),
+        n_draws=2,
         seed=0,
     )
     overall = choice.table[choice.table["label"] == ""]
@@ -34,7 +35,7 @@ def test_the_table_has_every_setting_and_the_choice_is_one_of_them(trained, guid
 
 
 def test_test_cells_are_not_looked_at_and_nothing_is_written(trained, cells):
-    options = {"scales": (1, 1.5), "seed": 0}
+    options = {"scales": (1, 1.5), "n_draws": 2, "seed": 0}
     before = isd.tl.tune_guidance(trained, cells, **options)
     other = cells.copy()
     test = np.flatnonzero(other.obs["isd_split"] == "test")
@@ -55,7 +56,7 @@ def test_guidance_that_a_broken_model_needs_is_found(trained, cells):
     """A denoiser that hardly heeds labels meets them only when it is guided more than one that heeds them."""
     more = cells.copy()
     more.obs["isd_split"] = more.obs["isd_split"].astype(str).replace({"test": "validation"})
-    options = {"scales": (1, 1.5, 2, 4), "seed": 0}
+    options = {"scales": (1, 1.5, 2, 4), "n_draws": 2, "seed": 0}
     heeding = isd.tl.tune_guidance(trained, more, **options)
     weight = trained.module.network.conditions.embeddings[0].weight.data
     original = weight.clone()
@@ -70,7 +71,7 @@ def test_guidance_that_a_broken_model_needs_is_found(trained, cells):
 
 
 def test_scales_by_label_go_into_generate(trained, cells):
-    choice = isd.tl.tune_guidance(trained, cells, scales=(1, 2), by_label=True, seed=0, n_steps=4)
+    choice = isd.tl.tune_guidance(trained, cells, scales=(1, 2), by_label=True, n_draws=2, seed=0, n_steps=4)
     assert list(choice.guidance_scale) == list(trained.labels)
     assert set(choice.guidance_scale.values()) <= {1.0, 2.0}
     isd.tl.generate(trained, n_obs=8, guidance_scale=choice.guidance_scale)
@@ -123,7 +124,7 @@ def test_noise_that_settings_share_hides_no_difference():
     assert _choose(tried, np.array([[0.97], [0.97005], [0.9]]) + of_draws + own, None) == 0
 
 
-def test_cells_purer_than_real_ones_are_no_gain():
+def test_cells_purer_than_real_ones_or_told_by_a_forest_are_no_gain():
     from isd.tl._tune import _judge
 
     rng = np.random.default_rng(0)
@@ -132,6 +133,8 @@ def test_cells_purer_than_real_ones_are_no_gain():
     met = np.zeros((1 + 6, 200), dtype=bool)
     for row, share in enumerate((0.9, 0.8, 0.8, 0.9, 0.9, 1.0, 1.0)):
         met[row, : int(200 * share)] = True
-    judged = _judge(met, real, drawn)
-    label_part = 2 * judged["score"].mean(axis=1) - judged["coverage"] / judged["coverage"][0]
+    blind, seeing = np.tile([0.0, 1.0], 200), np.repeat([0.0, 1.0], 200)
+    judged = _judge(met, real, drawn, np.array([blind] * 4 + [seeing] * 2))
+    assert judged["auc"].tolist() == [0.5, 0.5, 1.0]
+    label_part = 3 * judged["score"].mean(axis=1) - judged["coverage"] / judged["coverage"][0] - [1, 1, 0]
     np.testing.assert_allclose(label_part, [8 / 9, 1.0, 8 / 9])

@@ -14,7 +14,7 @@ from scipy import sparse
 from isd._constants import SPLIT_KEY, SPLIT_TRAIN, SPLIT_VALIDATION
 from isd._counts import get_counts
 from isd._progress import track
-from isd.metrics import Yardstick, coverage
+from isd.metrics import Yardstick, classifier_auc, coverage
 from isd.metrics._classifier import label_finder
 from isd.model._classifier import Classifier
 from isd.model._latent_diffusion import LatentDiffusion
@@ -25,6 +25,10 @@ from isd.tl._guides import check_classifier
 
 #: Training cells that the yardstick and the classifier of labels are fitted to.
 _MAX_TRAIN = 5_000
+#: Cells that each setting draws, in all.
+_DRAWN = 2_400
+#: Trees of the forest that tells generated from validation cells.
+_TREES = 100
 #: Neighbour that sets the radius of a cell in `coverage`; labels need more validation cells than this.
 _K = 5
 _OVERALL = ""
@@ -44,9 +48,9 @@ class GuidanceChoice:
         Step below which the classifier guides; ``None`` is its default.
     table
         One row for each setting, overall (``label`` is ``""``) and for each label: ``guidance_scale``,
-        ``classifier_scale``, ``start_guide_step``, ``label``, ``n`` cells, ``agreement`` and ``coverage`` (means over
-        draws) with their standard errors ``agreement_se`` and ``coverage_se``, ``real_agreement`` (of the validation
-        cells themselves), ``score`` and ``score_se``, and ``chosen``.
+        ``classifier_scale``, ``start_guide_step``, ``label``, ``n`` cells, ``agreement``, ``coverage`` and ``auc`` (means over
+        draws) with their standard errors ``agreement_se``, ``coverage_se`` and ``auc_se``, ``real_agreement`` (of the validation
+        cells themselves), ``score`` and ``score_se``, and ``chosen``. The AUC of a label is that of its cells' scores in the forest of all.
 
     Examples
     --------
@@ -78,13 +82,13 @@ def tune_guidance(
     model: LatentDiffusion,
     adata: AnnData,
     *,
-    scales: Sequence[float] = (1.0, 1.25, 1.5, 2.0, 3.0),
+    scales: Sequence[float] = (1.0, 1.1, 1.25, 1.5, 2.0, 3.0),
     classifier: Classifier | None = None,
     classifier_scales: Sequence[float] = (0.0, 0.25, 0.5, 1.0),
     start_guide_steps: Sequence[int] | None = None,
     by_label: bool = False,
     n_obs: int | None = None,
-    n_draws: int = 4,
+    n_draws: int | None = None,
     tolerance: float | None = None,
     seed: int | None = None,
     progress: bool | None = None,
@@ -92,13 +96,18 @@ def tune_guidance(
 ) -> GuidanceChoice:
     """Choose guidance by what it does to labels and to variety, on validation cells.
 
-    Each setting generates as many cells as there are validation cells, with their labels. Two numbers judge it:
-    agreement, how often a classifier trained on real training cells finds the label that was asked for
-    (:func:`isd.metrics.label_agreement`, on features), and coverage, how many validation cells have a generated one near
-    (:func:`isd.metrics.coverage`, on principal components of training cells). The score is the mean of two numbers: 1 less the
-    share by which agreement misses that of the validation cells themselves, in either direction, since cells that are found in
-    their label more often than real ones are too pure; and coverage over that without guidance. Of the settings within noise
-    of the best, the one that guides least is chosen.
+    Each setting generates as many cells as there are validation cells, with their labels. Three numbers judge it:
+
+    - agreement, how often a classifier trained on real training cells finds the label that was asked for
+      (:func:`isd.metrics.label_agreement`, on features). Cells that are found in their label more often than validation
+      cells are no better than those found less often: they are too pure;
+    - coverage, how many validation cells have a generated one near (:func:`isd.metrics.coverage`, on principal components
+      of training cells);
+    - the AUC with which a random forest tells them from the validation cells (:func:`isd.metrics.classifier_auc`, on the
+      same components). Strong guidance distorts what a label consists of, long before coverage shows it.
+
+    The score is the mean of three parts that are 1 at best: ``1 - abs(agreement / real - 1)``, coverage over that without guidance,
+    and ``1 - 2 * max(AUC - 0.5, 0)``. Of the settings within noise of the best, the one that guides least is chosen.
 
     Only training and validation cells are read, never test cells, so that these can still judge the result.
 
@@ -122,7 +131,8 @@ def tune_guidance(
     n_obs
         Number of validation cells to compare with; ``None`` takes all, at most 2,000.
     n_draws
-        Number of times that each setting generates, all settings with the same seeds.
+        Number of times that each setting generates, all settings with the same seeds. ``None`` draws 2,400 cells in all, in 2
+        to 8 times: few validation cells tell little of one draw.
     tolerance
         Difference of scores that counts as noise; ``None`` is the standard error of its mean over draws of the same seed,
         pooled over the settings.
@@ -157,12 +167,14 @@ def tune_guidance(
     """
     check_model(model)
     tried = _settings(model, scales, classifier, classifier_scales, start_guide_steps)
-    if n_draws < 1 or (n_draws < 2 and tolerance is None):
+    if n_draws is not None and (n_draws < 1 or (n_draws < 2 and tolerance is None)):
         raise ValueError(f"n_draws is {n_draws}; at least 2 are needed to know the noise (1 with tolerance=).")
     if tolerance is not None and not 0 <= tolerance < np.inf:
         raise ValueError(f"tolerance must be a finite number that is not negative, got {tolerance}.")
     seed = settings.seed if seed is None else int(seed)
     train, validation = training_and_validation(model, adata, n_obs, seed, _MAX_TRAIN)
+    if n_draws is None:
+        n_draws = min(max(-(-_DRAWN // len(validation)), 2), 8)
     key, names = model.labels_key, adata.var_names
     counts = get_counts(adata, model.layer or "X")
     yardstick = Yardstick.fit(sparse.csr_matrix(counts[train]), names, max_cells=_MAX_TRAIN, seed=seed)
@@ -174,6 +186,7 @@ def tune_guidance(
     find = label_finder(features[0].toarray(), labels[train], seed=seed)
     names_asked = np.array([str(label) for label in asked], dtype=object)
     met = [find(features[1].toarray()) == names_asked]
+    told = []
     seeds = [int(s) for s in np.random.SeedSequence([seed, 51]).generate_state(n_draws)]
     runs = [(setting, s) for setting in tried for s in seeds]
     made = []
@@ -197,6 +210,7 @@ def tune_guidance(
         )
         values = yardstick.features(get_counts(fake, model.layer or "X"))
         made.append(yardstick.project(values))
+        told.append(classifier_auc(real_pcs, made[-1], n_estimators=_TREES, n_boot=0, seed=one).scores)
         met.append(find(values.toarray()) == names_asked)
     drawn = [made[i : i + n_draws] for i in range(0, len(made), n_draws)]
     groups = {_OVERALL: np.ones(len(asked), dtype=bool)} | {
@@ -204,7 +218,8 @@ def tune_guidance(
     }
     rows, scores = [], {}
     for label, mine in groups.items():
-        judged = _judge(np.array(met)[:, mine], real_pcs[mine], [[x[mine] for x in xs] for xs in drawn])
+        scored = np.array(told)[:, np.tile(mine, 2)]
+        judged = _judge(np.array(met)[:, mine], real_pcs[mine], [[x[mine] for x in xs] for xs in drawn], scored)
         scores[label] = judged["score"]
         for i, setting in enumerate(tried):
             row = {name: value[i] for name, value in judged.items() if name != "score"}
@@ -294,30 +309,33 @@ def training_and_validation(
     return train, np.sort(rng.choice(validation, int(wanted), replace=False))
 
 
-def _judge(met: np.ndarray, real: np.ndarray, drawn: list[list[np.ndarray]]) -> dict[str, Any]:
-    """Agreement, coverage and score of each setting for some of the cells; the first setting is without guidance.
+def _judge(met: np.ndarray, real: np.ndarray, drawn: list[list[np.ndarray]], told: np.ndarray) -> dict[str, Any]:
+    """Agreement, coverage, AUC and score of each setting for some of the cells; the first setting is without guidance.
 
-    ``met`` has the real cells in its first row, then each draw of each setting; ``score`` has shape
-    ``(n_settings, n_draws)``, the others one number a setting. With too few cells for `coverage` it is NaN.
+    ``met`` has the real cells in its first row, then each draw of each setting; ``told`` has a row for each draw of each setting, with
+    the forest's scores of the real cells and then of the generated ones. ``score`` has shape ``(n_settings, n_draws)``, the others
+    one number a setting. With too few cells for `coverage` it is NaN.
     """
+    from sklearn.metrics import roc_auc_score
+
     n_draws = len(drawn[0])
     agreement = met[1:].mean(axis=1).reshape(-1, n_draws)
     covered = np.full(agreement.shape, np.nan)
     if len(real) > _K:
         covered = np.array([[coverage(real, x, k=_K) for x in xs] for xs in drawn])
+    is_generated = np.repeat([False, True], len(real))
+    auc = np.array([roc_auc_score(is_generated, scores) for scores in told]).reshape(agreement.shape)
     floor = float(met[0].mean())
     plain = covered[0].mean()
     with np.errstate(invalid="ignore", divide="ignore"):
         label_part = 1.0 - np.abs(agreement / floor - 1.0) if floor > 0 else np.ones_like(agreement)
         variety_part = covered / plain if plain > 0 else np.ones_like(covered)
-    return {
-        "agreement": agreement.mean(axis=1),
-        "agreement_se": [_standard_error(values) for values in agreement],
-        "real_agreement": np.full(len(agreement), floor),
-        "coverage": covered.mean(axis=1),
-        "coverage_se": [_standard_error(values) for values in covered],
-        "score": (label_part + variety_part) / 2,
-    }
+    judged: dict[str, Any] = {"real_agreement": np.full(len(agreement), floor)}
+    for name, values in (("agreement", agreement), ("coverage", covered), ("auc", auc)):
+        judged[name] = values.mean(axis=1)
+        judged[f"{name}_se"] = [_standard_error(row) for row in values]
+    judged["score"] = (label_part + variety_part + 1.0 - 2.0 * np.maximum(auc - 0.5, 0.0)) / 3.0
+    return judged
 
 
 def _standard_error(values: np.ndarray) -> float:
