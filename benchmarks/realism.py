@@ -12,7 +12,8 @@ and group) are appended to a CSV when it is done, so that an interrupted run goe
 Real data are read from the folder in ISD_DATA_DIR. `small` and `large` are simulated at 1,500 x 1,000 and at
 10,000 x 5,000 (20 clusters of unequal size), `sparse` at 2,000 x 8,000 with 250 counts a cell; `*_shallow` are real cells
 with 300 of their counts each; `bulk` is simulated bulk of 5,000 x 5,000, `bulk_small` of 1,000 x 1,000. `coarse` has 4,000 x
-2,000 of 20 clusters, of which five labels take in four each, as of a clustering at low resolution.
+2,000 of 20 clusters, of which five labels take in four each, as of a clustering at low resolution; `overlap` 3,000 x 500 of
+five labels that overlap.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ SIMULATED: dict[str, dict[str, Any]] = {
     "small": {"n_obs": 1500, "n_vars": 1000, "n_labels": 6},
     "large": {"n_obs": 10_000, "n_vars": 5000, "n_labels": 20},
     "coarse": {"n_obs": 4000, "n_vars": 2000, "n_labels": 20},
+    "overlap": {"n_obs": 3000, "n_vars": 500, "n_labels": 5, "label_effect": 0.6},
     "sparse": {"n_obs": 2000, "n_vars": 8000, "n_labels": 10, "mean_depth": 250.0},
     "bulk_small": {"n_obs": 1000, "n_vars": 1000, "n_labels": 6, "kind": "bulk"},
     "bulk": {"n_obs": 5000, "n_vars": 5000, "n_labels": 20, "kind": "bulk"},
