@@ -77,6 +77,7 @@ class LatentScaler(nn.Module):
             Vectors are later kept within the range of the training rows widened by this share of it; library sizes with
             normal scores, which know how far they reach, within the range itself.
         """
+        mean, std = mean.to(self.mean.device), std.to(self.mean.device)
         draws_low, draws_high = (mean - 3 * std).amin(0), (mean + 3 * std).amax(0)
         span = margin * (draws_high - draws_low)
         if self.n_quantiles:
@@ -92,15 +93,16 @@ class LatentScaler(nn.Module):
             self.std.copy_(torch.where(variance > 1e-8, variance.sqrt(), torch.ones_like(variance)))
 
     def _fit_quantiles(self, library: Tensor) -> None:
-        values = library.double().sort().values
+        # on the CPU: not every accelerator knows double precision
+        values, scores = library.cpu().double().sort().values, self.scores.cpu().double()
         # the k-th of n values stands at the level (k + 1/2) / n, as the scores do at theirs
-        place = (torch.special.ndtr(self.scores.double()) * len(values) - 0.5).clamp(0, len(values) - 1)
+        place = (torch.special.ndtr(scores) * len(values) - 0.5).clamp(0, len(values) - 1)
         below = place.floor().long()
         above = (below + 1).clamp_max(len(values) - 1)
         quantiles = torch.lerp(values[below], values[above], place - below)
         # equal quantiles, of equal library sizes, have no inverse: a slope that no count would show
         least = 1e-3 * max(float(values.std(unbiased=False)), 1e-2)
-        self.quantiles.copy_(quantiles + least * self.scores)
+        self.quantiles.copy_(quantiles + least * scores)
 
     def with_scores(self, x: Tensor) -> Tensor:
         """Normal scores in place of log library sizes, where there are such scores."""
