@@ -66,6 +66,8 @@ def test_a_bar_begins_at_what_is_done_and_says_more(capsys, monkeypatch):
 
 
 def test_a_narrow_terminal_shortens_the_bar_and_not_the_numbers(capsys, monkeypatch):
+    # a test before this one may have run a notebook, and bars are then those of notebooks
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
     monkeypatch.setenv("COLUMNS", "50")
     bar = Bar("Working", 10, 0)
     bar.move(7, "loss 2")

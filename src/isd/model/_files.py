@@ -314,7 +314,7 @@ def read_info(dir_path: str | Path) -> dict[str, Any]:
     >>> isd.model.VAE(adata, n_latent=4, n_hidden=16).save(folder)
     >>> info = isd.model.read_info(folder)
     >>> info["class"], info["format_version"], info["n_vars"], info["labels"]
-    ('VAE', 2, 50, ['0', '1'])
+    ('VAE', 3, 50, ['0', '1'])
     """
     path = Path(dir_path)
     document = read_document(path)
