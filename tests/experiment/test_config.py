@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from isd.experiment import Config, read_config
+from isd.experiment import Arm, Config, read_config
 from isd.experiment._config import CONFIGS
 
 
@@ -15,6 +15,14 @@ def test_the_configs_that_come_with_the_package_can_be_read(name):
     assert set(config.arms) == {"default", "published"} and config.arms["published"].preset == "published"
     assert config.arms["published"].with_classifier and not config.arms["default"].with_classifier
     assert read_config(config.to_dict()).to_dict() == config.to_dict()
+
+
+def test_guidance_is_tuned_unless_told():
+    tuned = {name: arm.tuned for name, arm in read_config("hour").arms.items()}
+    assert tuned == {"default": True, "published": False}
+    assert Arm(guided={"guidance_scale": "tuned"}, classifier=True).tuned
+    assert not Arm(guided={"guidance_scale": 2}).tuned and not Arm(classifier=True).tuned
+    assert not Arm(guided={"latents": "gaussian"}).tuned
 
 
 def test_the_original_has_the_published_sizes():
@@ -37,6 +45,15 @@ def test_the_original_has_the_published_sizes():
         ({"arms": {"mine": {"guided": {"guidance": 2}}}}, r"arms\.mine\.guided: 'guidance' .* 'guidance_scale'\?"),
         ({"arms": {"mine": {"transfer": {"freezes": 2}}}}, r"arms\.mine\.transfer: 'freezes' .* 'freeze'\?"),
         ({"arms": {"mine": {"guided": {"seed": 2}}}}, r"arms\.mine\.guided: 'seed' is not known"),
+        (
+            {"arms": {"mine": {"guided": {"guidance_scale": "tuend"}}}},
+            r"guidance_scale is 'tuend'; expected a number .* 'tuned'",
+        ),
+        ({"arms": {"mine": {"unguided": {"guidance_scale": "tuned"}}}}, r"mine\.unguided\.guidance_scale is 'tuned'"),
+        (
+            {"arms": {"mine": {"preset": "published", "guided": {"guidance_scale": "tuned"}}}},
+            r"mine\.guided\.guidance_scale is 'tuned'; .* knows labels",
+        ),
         ({"arms": {"mine": {"preset": "fast"}}}, r"config\.arms\.mine\.preset is 'fast'; expected one of 'default'"),
         ({"rows": ["bluk"]}, r"rows: 'bluk' .* Did you mean 'bulk'\?"),
         (

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 import isd
 from isd.datasets import published_results
 from isd.experiment import _run as module
+from isd.experiment import _train as train
 from isd.experiment import read_config, run, summarize
 
 LABELS = [str(i) for i in range(12)]  # "10" sorts before "2"
@@ -52,7 +53,6 @@ def settings(tmp_path_factory):
                 "vae_train": {"max_steps": 200, "lr": 3e-3, "batch_size": 64},
                 "diffusion": {"n_hidden": 64},
                 "diffusion_train": {"max_steps": 250, "lr": 5e-3},
-                "guided": {"guidance_scale": 1.5},
             },
             "published": {
                 "preset": "published",
@@ -74,7 +74,9 @@ def settings(tmp_path_factory):
 def finished(settings, tmp_path_factory):
     isd.settings.progress = False
     out = tmp_path_factory.mktemp("experiment") / "out"
-    return out, run(settings, out=out)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "tune_guidance", partial(isd.tl.tune_guidance, scales=(1.5,), n_draws=2))
+        return out, run(settings, out=out)
 
 
 def made(out, arm, cell):
@@ -117,6 +119,29 @@ def test_the_one_class_is_the_label_of_that_name(finished):
     fake = made(out, "default", "one class")
     assert set(np.asarray(fake.X.mean(0)).ravel().argsort()[-4:]) == {40, 41, 42, 43}  # those of "10"
     assert fake.n_obs == 16  # as many as were held out of it
+
+
+@pytest.mark.parametrize(("row", "cell"), [("bulk", "bulk G"), ("single_cell", "sc G"), ("transfer", "transfer G")])
+def test_validation_cells_choose_how_strongly_it_is_guided(finished, row, cell):
+    out, _ = finished
+    models = out / "seed-0" / "default" / "models"
+    table = pd.read_csv(models / f"{row}_guidance.csv", keep_default_na=False)
+    chosen = table[(table["label"] == "") & table["chosen"].astype(str).eq("True")]
+    assert set(table["guidance_scale"]) == {1.0, 1.5} and len(chosen) == 1
+    assert made(out, "default", cell).uns["isd"]["guidance_scale"] == chosen["guidance_scale"].iloc[0]
+    n_validation = 30 if row == "bulk" else 48
+    assert chosen["n"].iloc[0] == n_validation
+    assert not (out / "seed-0" / "published" / "models" / f"{row}_guidance.csv").exists()
+
+
+def test_guidance_that_cannot_be_tuned_is_named_before_anything_is_trained(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_run_cell", None)
+    few = {**settings["data"], "validation_size": 0.02}
+    with pytest.raises(ValueError, match=r"arms\.default\.guided: .* bulk has \d+, of 12 labels; at least 12"):
+        run({**settings, "data": few}, out=tmp_path / "a")
+    arms = settings["arms"] | {"default": settings["arms"]["default"] | {"guided": {"guidance_scale": 1.5}}}
+    with pytest.raises(TypeError, match="not callable"):  # it would have been trained
+        run({**settings, "data": few, "arms": arms}, out=tmp_path / "b")
 
 
 def test_a_finished_experiment_is_not_run_again(finished, settings, monkeypatch):

@@ -14,6 +14,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 CONFIGS = ("smoke", "hour", "original")
 ROWS = ("bulk", "single_cell", "transfer")
 GUIDANCE = ("unguided", "guided")
+#: A `guidance_scale` that validation cells choose.
+TUNED = "tuned"
 SIMULATED = "simulated"
 
 
@@ -96,7 +98,8 @@ class Arm:
         Arguments of :meth:`isd.model.VAE.from_pretrained`, where the preset is the default. Labels are not matched by name unless
         ``match_labels: true`` says that clusters of bulk and of cells were found together.
     unguided, guided
-        Arguments of :func:`isd.tl.generate`.
+        Arguments of :func:`isd.tl.generate`. With ``guidance_scale: tuned`` in ``guided``, :func:`isd.tl.tune_guidance` chooses the
+        scale on the validation cells of each row; so it does where no scale is given and no classifier guides.
     classifier
         Whether a classifier guides. ``None``: with the published preset.
     same_minutes_as
@@ -107,6 +110,8 @@ class Arm:
     --------
     >>> from isd.experiment import Arm
     >>> Arm(preset="published").with_classifier, Arm(guided={"guidance_scale": 1.5}).with_classifier
+    (True, False)
+    >>> Arm().tuned, Arm(guided={"guidance_scale": 1.5}).tuned
     (True, False)
     """
 
@@ -126,6 +131,13 @@ class Arm:
     def with_classifier(self) -> bool:
         """Whether a classifier guides."""
         return self.preset == "published" if self.classifier is None else self.classifier
+
+    @property
+    def tuned(self) -> bool:
+        """Whether validation cells choose how strongly it is guided."""
+        free = not self.with_classifier and self.guided.get("latents", "diffusion") == "diffusion"
+        scale = self.guided.get("guidance_scale", TUNED if free else None)
+        return isinstance(scale, str) and scale == TUNED
 
 
 @dataclass
@@ -393,6 +405,13 @@ def _check_arguments(name: str, arm: Arm) -> None:
         for key in getattr(arm, part):
             if key not in known:
                 raise ValueError(f"arms.{name}.{part}: {key!r} is not known.{_nearest(str(key), sorted(known))}")
+    for part in ("unguided", "guided"):
+        scale = getattr(arm, part).get("guidance_scale")
+        if isinstance(scale, str) and (part == "unguided" or scale != TUNED or arm.preset == "published"):
+            raise ValueError(
+                f"arms.{name}.{part}.guidance_scale is {scale!r}; expected a number (1 for none), or {TUNED!r} for the guided "
+                "cells of an arm whose denoiser knows labels."
+            )
 
 
 def _module_arguments(part: str) -> list[str]:

@@ -9,8 +9,9 @@ import numpy as np
 from anndata import AnnData
 
 from isd import datasets, pp
-from isd._constants import SPLIT_KEY
+from isd._constants import SPLIT_KEY, SPLIT_VALIDATION
 from isd.experiment._config import SIMULATED, Config
+from isd.tl._tune import MIN_VALIDATION
 
 
 def load_data(config: Config, seed: int) -> dict[str, AnnData]:
@@ -57,6 +58,23 @@ def load_data(config: Config, seed: int) -> dict[str, AnnData]:
     if "transfer" in config.rows:
         out["transfer"] = out["single_cell"]
     return out
+
+
+def check_guidance(config: Config, data: dict[str, AnnData]) -> None:
+    """Guidance can be tuned where an arm asks for it: said before anything is trained."""
+    arms = [name for name, arm in config.arms.items() if arm.tuned]
+    if "guided" not in config.guidance or not arms:
+        return
+    for row in config.rows:
+        obs = data[row].obs
+        n_labels = obs[config.data.labels_key].nunique()
+        n_validation = int((obs[SPLIT_KEY] == SPLIT_VALIDATION).sum())
+        if n_labels < 2 or n_validation < MIN_VALIDATION:
+            raise ValueError(
+                f"arms.{arms[0]}.guided: guidance is tuned on validation cells, of which {row} has {n_validation}, of {n_labels} "
+                f"labels; at least {MIN_VALIDATION} of two labels are needed. Give a guidance_scale (1 for none), raise "
+                'data.validation_size, or leave "guided" out of guidance.'
+            )
 
 
 def _simulated(config: Config, seed: int) -> tuple[AnnData, AnnData]:

@@ -15,7 +15,7 @@ from anndata import AnnData
 from isd import tl
 from isd._progress import track
 from isd.experiment._config import Arm, Config, read_config
-from isd.experiment._data import load_data
+from isd.experiment._data import check_guidance, load_data
 from isd.experiment._files import write_folder, write_text
 from isd.experiment._judge import draw, judge
 from isd.experiment._table import markdown, summarize
@@ -75,7 +75,7 @@ def run(
     The rows of :func:`isd.metrics.evaluate` of all cells of the grid, with ``seed``, ``arm``, ``cell`` (named as in
     :func:`isd.datasets.published_results`) and ``training_seconds`` before them. :func:`summarize` makes it a table. Written to the
     folder: ``results.csv`` (the same), ``table.md``, ``config.json``, and by seed, arm and cell ``metrics.csv``, ``umap.png``,
-    ``roc.png`` and ``generated.h5ad``; models in ``seed-*/ARM/models``.
+    ``roc.png`` and ``generated.h5ad``; models, and what guidance was chosen by (``ROW_guidance.csv``), in ``seed-*/ARM/models``.
 
     Raises
     ------
@@ -89,7 +89,7 @@ def run(
     Notes
     -----
     *Unguided* cells of the default are drawn conditional on labels in the proportions of the training cells, *guided* ones with
-    classifier-free guidance. Unguided cells of the published preset have no labels, as they had none; its guided ones follow a
+    classifier-free guidance, as strong as :func:`isd.tl.tune_guidance` finds right on validation cells, which may be not at all. Unguided cells of the published preset have no labels, as they had none; its guided ones follow a
     classifier. *Transfer* of the default is :meth:`isd.model.VAE.from_pretrained` with bulk as the reference; that of the published
     preset moves the denoiser's weights between two autoencoders that were trained apart, as the starting project did.
     ``"sc G cluster 0"`` of the published table is the group of that name in ``"sc G"``. Cells are compared with held-out ones.
@@ -110,6 +110,7 @@ def run(
     for cell in track(missing, "Experiment", progress=progress):
         if cell.seed not in data:
             data = {cell.seed: load_data(config, cell.seed)}  # of one seed at a time
+            check_guidance(config, data[cell.seed])
         _LOG.info("experiment: seed %d, %s, %s", cell.seed, cell.arm, cell.name)
         _run_cell(cell, config, data[cell.seed], folder)
         _write_results(folder, grid)
@@ -153,6 +154,8 @@ def _run_cell(cell: GridCell, config: Config, data: dict[str, AnnData], out: Pat
     classifier = trainer.classifier(cell.row, model, progress=False) if cell.guided else None
     n_obs = config.n_obs or int((real.obs["isd_split"] == "test").sum())
     options = dict(arm.guided if cell.guided else arm.unguided)
+    if cell.guided and arm.tuned:
+        options["guidance_scale"] = trainer.guidance_scale(cell.row, model, progress=False)
     if classifier is not None:
         options["classifier"] = classifier
     if arm.preset == "published" and not cell.guided:

@@ -14,6 +14,7 @@ from isd.experiment._config import Arm, Config
 from isd.experiment._data import setup_arguments
 from isd.experiment._files import write_text
 from isd.model import VAE, Classifier, LatentDiffusion
+from isd.tl import tune_guidance
 
 #: How the minutes of an arm that goes by time are shared out.
 _SHARES = {"vae": 0.45, "diffusion": 0.45, "classifier": 0.1}
@@ -94,6 +95,17 @@ class Trainer:
         classifier.train(**options, seed=self.seed, progress=progress)
         classifier.save(path, overwrite=True)
         return classifier
+
+    def guidance_scale(self, row: str, model: LatentDiffusion, *, progress: bool | None = None) -> float:
+        """How strongly a row is guided, as its validation cells choose."""
+        path = self.folder / f"{row}_guidance.json"
+        if path.exists():
+            return float(json.loads(path.read_text())["guidance_scale"])
+        options = {name: value for name, value in self.arm.guided.items() if name != "guidance_scale"}
+        choice = tune_guidance(model, self.data[row], seed=self.seed, progress=progress, **options)
+        write_text(self.folder / f"{row}_guidance.csv", choice.table.to_csv(index=False))
+        write_text(path, json.dumps({"guidance_scale": choice.guidance_scale}))
+        return float(choice.guidance_scale)  # type: ignore[arg-type]
 
     def _setup(self, row: str) -> dict[str, Any]:
         return setup_arguments(self.config, labels=row != "one_class")

@@ -31,6 +31,8 @@ _DRAWN = 2_400
 _TREES = 100
 #: Neighbour that sets the radius of a cell in `coverage`; labels need more validation cells than this.
 _K = 5
+#: Validation cells that guidance can be tuned on.
+MIN_VALIDATION = 2 * (_K + 1)
 _OVERALL = ""
 
 
@@ -232,7 +234,7 @@ def tune_guidance(
         # the classifier's setting is one number for all cells: scales are compared at the one that is best overall
         same = [i for i, setting in enumerate(tried) if setting[1:] == tried[best][1:]]
         for label, mine in groups.items():
-            if label != _OVERALL and mine.sum() >= 2 * (_K + 1):
+            if label != _OVERALL and mine.sum() >= MIN_VALIDATION:
                 chosen[label] = same[_choose([tried[i] for i in same], scores[label][same], tolerance)]
     table = pd.DataFrame(rows)
     table["chosen"] = [i % len(tried) == chosen[row["label"]] for i, row in enumerate(rows)]
@@ -293,15 +295,15 @@ def training_and_validation(
         np.flatnonzero(known & (side == SPLIT_TRAIN)),
         np.flatnonzero(learnt & (side == SPLIT_VALIDATION)),
     )
-    if len(validation) < 2 * (_K + 1) or len(train) < 10:
+    if len(validation) < MIN_VALIDATION or len(train) < 10:
         raise ValueError(
             f"adata has {len(train)} training and {len(validation)} validation cells with a label in "
-            f'obs["{SPLIT_KEY}"]; at least 10 and {2 * (_K + 1)} are needed: isd.pp.split(adata, validation_size=...).'
+            f'obs["{SPLIT_KEY}"]; at least 10 and {MIN_VALIDATION} are needed: isd.pp.split(adata, validation_size=...).'
         )
     wanted = min(len(validation), 2000) if n_obs is None else n_obs
-    if int(wanted) != wanted or not 2 * (_K + 1) <= wanted <= len(validation):
+    if int(wanted) != wanted or not MIN_VALIDATION <= wanted <= len(validation):
         raise ValueError(
-            f"n_obs is {n_obs}; a whole number in {2 * (_K + 1)} ... {len(validation)} (validation cells) is expected."
+            f"n_obs is {n_obs}; a whole number in {MIN_VALIDATION} ... {len(validation)} (validation cells) is expected."
         )
     rng = np.random.default_rng([seed, 50])
     if len(train) > max_train:
