@@ -7,6 +7,13 @@ from isd._progress import Bar, plain_lines, track
 from isd.settings import settings
 
 
+def kernel(running):
+    """A module like ``ipykernel.kernelapp``, in a kernel or only imported."""
+    module = types.ModuleType("ipykernel.kernelapp")
+    module.IPKernelApp = types.SimpleNamespace(initialized=lambda: running)
+    return module
+
+
 def test_items_pass_through_in_silence(capsys):
     assert list(track(range(3), "Working", progress=False)) == [0, 1, 2]
     assert capsys.readouterr() == ("", "")
@@ -20,7 +27,7 @@ def test_a_bar_is_drawn_when_asked_for(capsys):
 
 def test_notebooks_get_plain_text_without_asking_for_widgets(capsys, monkeypatch, recwarn):
     """rich's live display warned at every update of a bar in a notebook without ipywidgets."""
-    monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))
+    monkeypatch.setitem(sys.modules, "ipykernel.kernelapp", kernel(running=True))
     assert list(track(range(3), "Working", progress=True)) == [0, 1, 2]
     assert "3/3" in capsys.readouterr().err
     assert not recwarn.list
@@ -28,7 +35,8 @@ def test_notebooks_get_plain_text_without_asking_for_widgets(capsys, monkeypatch
 
 def test_a_log_file_gets_plain_lines_in_place_of_a_bar(capsys, monkeypatch):
     monkeypatch.setattr(settings, "progress", None)
-    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    # a library that imports it makes no notebook
+    monkeypatch.setitem(sys.modules, "ipykernel.kernelapp", kernel(running=False))
     written = []
     with plain_lines(written.append, every=0.0):
         assert list(track(range(2), "Working")) == [0, 1]
@@ -58,7 +66,7 @@ def test_a_bar_begins_at_what_is_done_and_says_more(capsys, monkeypatch):
     bar.move(7, "loss 2")
     bar.close()
     assert " 7/10 " in (shown := capsys.readouterr().err) and "loss 2" in shown
-    monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))
+    monkeypatch.setitem(sys.modules, "ipykernel.kernelapp", kernel(running=True))
     bar = Bar("Working", 10, 4)
     bar.move(7, "loss 2")
     bar.close()
@@ -66,8 +74,6 @@ def test_a_bar_begins_at_what_is_done_and_says_more(capsys, monkeypatch):
 
 
 def test_a_narrow_terminal_shortens_the_bar_and_not_the_numbers(capsys, monkeypatch):
-    # a test before this one may have run a notebook, and bars are then those of notebooks
-    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
     monkeypatch.setenv("COLUMNS", "50")
     bar = Bar("Working", 10, 0)
     bar.move(7, "loss 2")

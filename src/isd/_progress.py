@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from isd._processes import process_rank
-from isd.settings import settings
+from isd.settings import in_notebook, settings
 
 T = TypeVar("T")
 #: Where lines go in place of bars, and the seconds between two of them; set by :func:`plain_lines`.
@@ -83,7 +82,7 @@ class Bar:
     """
 
     def __init__(self, description: str, total: int | None, done: int = 0) -> None:
-        if "ipykernel" in sys.modules:
+        if in_notebook():
             # rich's live display asks for ipywidgets in notebooks, at every update; plain text needs nothing
             from tqdm.std import tqdm  # type: ignore[import-untyped]
 

@@ -67,7 +67,13 @@ class Settings:
             return progress
         if self.progress is not None:
             return self.progress
-        return sys.stderr.isatty() or "ipykernel" in sys.modules
+        return sys.stderr.isatty() or in_notebook()
+
+
+def in_notebook() -> bool:
+    """Whether this process is a Jupyter kernel; libraries import ``ipykernel`` elsewhere, too."""
+    kernel = sys.modules.get("ipykernel.kernelapp")
+    return kernel is not None and bool(kernel.IPKernelApp.initialized())
 
 
 settings = Settings()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -200,7 +199,6 @@ def test_signals_have_their_exit_codes_and_leave_lines_in_a_log(
     monkeypatch.setattr(TrainingLines, "on_train_batch_end", told)
     monkeypatch.setattr(shared, "plain_lines", partial(shared.plain_lines, every=0.0))
     monkeypatch.setattr(isd.settings, "progress", None)
-    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
     result = invoke("train", cells_file, "-o", tmp_path / "model", *VAE)
     assert result.exit_code == code, (result.output, result.exception)
     assert "VAE, step: 2 of 6, loss " in result.stderr and "\x1b" not in result.stderr

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import re
-import sys
 
 import pytest
 from lightning.pytorch.callbacks import Callback
 
 import isd
 from isd.model import VAE
-
-
-@pytest.fixture(autouse=True)
-def no_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests of notebooks, which may have run in this process, leave what bars are told from."""
-    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
 
 
 @pytest.fixture
