@@ -14,6 +14,7 @@ many settings, and the one that is best on the validation cells counts.
 forest tells cells drawn from a Gaussian per label from test cells (0.5: not at all).
 
     python benchmarks/transfer.py --sizes 100 300                 # about an hour on one idle core
+    python benchmarks/transfer.py --sizes 100 300 1000 10000 --seeds 0 --out out/large.csv
     python benchmarks/transfer.py --real                          # macrophage bulk to five cell lines; needs ISD_DATA_DIR
     python benchmarks/transfer.py --table
 
@@ -55,7 +56,8 @@ ARMS = ("default", "scratch", "atlas", "bulk", "atlas shuffled", "bulk shuffled"
 def simulate(world: int, args: argparse.Namespace) -> dict[str, ad.AnnData]:
     """Atlas, bulk, the pool that targets are drawn from, and test cells."""
     cells, bulk = isd.datasets.simulated(
-        n_obs=int(2.6 * max(args.n_atlas, 1000 + args.n_test)),
+        # a target of more than 1,000 cells needs larger worlds, which are others than those of the same number without it
+        n_obs=int(2.6 * max(args.n_atlas, max([1000, *args.sizes]) + args.n_test)),
         n_vars=args.n_vars,
         n_labels=12,
         kind="both",
