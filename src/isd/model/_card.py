@@ -167,7 +167,7 @@ def _data(model: Any) -> dict[str, str]:
 
 
 def _training(model: Any) -> dict[str, str]:
-    options = {k: v for k, v in model.module_params.items() if v is not None}
+    options = _options(model)
     weights = sum(p.numel() for p in model.module.parameters())
     out = {"weights": f"{weights:,}", "settings": ", ".join(f"{k}={v}" for k, v in options.items())}
     steps = (model.history_ or {}).get("train_loss_step")
@@ -178,9 +178,15 @@ def _training(model: Any) -> dict[str, str]:
     out["fingerprint"] = str(model.fingerprint)
     vae = getattr(model, "_vae", None)
     if vae is not None:
-        out["VAE"] = ", ".join(f"{k}={v}" for k, v in vae.module_params.items() if v is not None)
+        out["VAE"] = ", ".join(f"{k}={v}" for k, v in _options(vae).items())
     out["written by"] = ", ".join(f"{name} {_version(name)}" for name in _PACKAGES)
     return out
+
+
+def _options(model: Any) -> dict[str, Any]:
+    """Settings of a module that are set, of lists their length."""
+    found = {k: v for k, v in model.module_params.items() if v is not None}
+    return {k: f"{len(v):,} names" if isinstance(v, list) and len(v) > 8 else v for k, v in found.items()}
 
 
 def _use(name: str, repo_id: str | None) -> str:

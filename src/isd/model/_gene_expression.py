@@ -18,6 +18,7 @@ from isd.model._generated import DENSE_LIMIT
 from isd.model._likely_usage import likely_usage
 from isd.model._loading import sorted_rows
 from isd.model._presets import FEW
+from isd.model._units import decoder_units
 from isd.module import GeneIsoformCounts
 from isd.settings import settings
 
@@ -28,6 +29,7 @@ _USAGE_OPTIONS = (
     "usage_shrinkage",
     "concentration_rank",
     "concentration_shrinkage",
+    "split_genes",
 )
 _GENE_LIKELIHOODS = ("nb", "poisson")
 #: Isoforms above which a decoder whose isoforms are negative binomial by themselves has no genes by default: its likelihood goes
@@ -118,10 +120,11 @@ class GeneExpression(IsdModel):
             and self._adata is not None
             and params["likelihood"] == "nb"
             and not given.get("concentration_rank")
+            and given.get("split_genes") is None
         ):
-            assert self.gene_of is not None
+            assert self.gene_of is not None and self.gene_names is not None
             train = self._split()[0]
-            likelihood = likely_usage(
+            likelihood, together = likely_usage(
                 self.get_from_registry(self.adata, REGISTRY_KEYS.X_KEY),
                 train,
                 self.gene_of,
@@ -131,7 +134,29 @@ class GeneExpression(IsdModel):
             given["usage_likelihood"] = likelihood
             if likelihood == "nb" and asked is None and len(given) == 1 and len(self.gene_of) > _WIDE:
                 return False, params
+            apart = (np.bincount(self.gene_of) > 1) & ~together
+            if likelihood != "nb" and apart.any():
+                given["split_genes"] = [str(name) for name in self.gene_names[apart]]
         return True, {**default_usage(n_train), **params, **given}
+
+    @property
+    def split_genes(self) -> list[str] | None:
+        """Genes whose isoforms stand by themselves in a decoder with genes; ``None`` for none."""
+        found: list[str] | None = self.module_params.get("split_genes")
+        return found
+
+    def _decoder_units(self, split_genes: Sequence[str] | None) -> tuple[np.ndarray, pd.Index]:
+        """What a decoder with genes gives shares of the counts to, and their names."""
+        assert self.gene_of is not None and self.gene_names is not None
+        return decoder_units(self.gene_of, self.gene_names, self.feature_names, split_genes)
+
+    def _unit_sums(self) -> sparse.csr_matrix | None:
+        """Matrix of shape ``(n_vars, n_units)`` that adds up what the decoder has one output for; ``None`` without genes."""
+        if not self.module_params["gene_decoder"]:
+            return None
+        codes, names = self._decoder_units(self.split_genes)
+        ones = np.ones(len(codes), dtype=np.float32)
+        return sparse.csr_matrix((ones, (np.arange(len(codes)), codes)), shape=(len(codes), len(names)))
 
     def _gene_sums(self) -> sparse.csr_matrix:
         """Matrix of shape ``(n_vars, n_genes)`` that adds isoforms up."""
@@ -260,7 +285,7 @@ class GeneExpression(IsdModel):
             raise ValueError("the result would take more than 2 GB; give genes or fewer indices.")
         values = np.zeros((len(rows), len(columns)), dtype=np.float32)
         for part, _, px, library in self._decoded(adata, rows, n_samples, batch_size, seed, progress):
-            if isinstance(px, GeneIsoformCounts):
+            if isinstance(px, GeneIsoformCounts) and not self.split_genes:
                 expected = px.gene_mean.cpu().numpy()
             else:
                 expected = _means(px, self.module.likelihood) @ sums

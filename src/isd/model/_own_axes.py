@@ -43,10 +43,10 @@ def add_own_axes(model: VAE, rank: int, rows: np.ndarray) -> None:
 
     layer: Any = model.module.decoder.mean
     counts = model.get_from_registry(model.adata, REGISTRY_KEYS.X_KEY)
-    genes = model._gene_sums() if model.module_params["gene_decoder"] else None
+    units = model._unit_sums()
     codes, n_free = model._codes()[rows], len(layer.loadings) - rank
     among = None if model.module.decoder.shift is None else codes[:, 1:]
-    axes = principal_loadings(counts, rows, n_free, groups=genes, labels=codes[:, 0], among=among)
+    axes = principal_loadings(counts, rows, n_free, groups=units, labels=codes[:, 0], among=among)
     known = np.linalg.qr(layer.loadings[:rank].double().cpu().numpy().T)[0]
     axes -= (axes @ known) @ known.T
     length = np.square(axes).sum(axis=1)
@@ -59,7 +59,7 @@ def add_own_axes(model: VAE, rank: int, rows: np.ndarray) -> None:
     some = some_rows(rows, _MAX_CELLS)
     hidden = np.concatenate([_last_hidden(model, *cells) for cells in encoded(model, some)])
     chosen = sparse.csr_matrix(counts[some], dtype=np.float32)
-    values = log_normalized(chosen if genes is None else sparse.csr_matrix(chosen @ genes))
+    values = log_normalized(chosen if units is None else sparse.csr_matrix(chosen @ units))
     middle = np.asarray(values.mean(axis=0)).ravel()
     scores = (values @ axes.T - middle @ axes.T) / length
     for k, target in enumerate(scores.T):

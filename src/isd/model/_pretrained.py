@@ -18,7 +18,7 @@ from isd.model._files import MODEL_FILE
 from isd.model._mudata import isoforms_of
 from isd.model._own_axes import add_own_axes
 from isd.model._presets import default_vae
-from isd.model._transfer import FROM_GENE, RowMap, feature_map, match_rows, report, transferred_state
+from isd.model._transfer import FROM_GENE, RowMap, feature_map, match_units, report, transferred_state
 from isd.model._union import hide_unmeasured, widen
 
 if TYPE_CHECKING:
@@ -301,8 +301,7 @@ def _pretrained(
         add_own_axes(model, known.module.output_rank, rows)
     precision, shift = None, 0.0
     if calibrate and model.module.likelihood != "normal":
-        genes = model.module_params["gene_decoder"]
-        outputs = match_rows(model.gene_names, known.gene_names).copied if genes else features.copied
+        outputs = (match_units(model, known) if model.module_params["gene_decoder"] else features).copied
         precision = calibrate_means(model, rows, outputs)
         shift = calibrate_dispersion(model, rows)
         if not {"encoder", "trunk"} & set(parts):

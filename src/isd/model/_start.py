@@ -55,23 +55,24 @@ class Start(GeneExpression):
         self._set_statistics(train)
         if self.module.decoder.shift is not None:
             self._start_shifts(train)
-        genes = self._gene_sums() if self.module_params["gene_decoder"] else None
+        units = self._unit_sums()
         codes = self._codes()[train]
         if hasattr(self.module, "log_theta"):
             library = np.exp(self._log_library()[train])
             # genes have dispersions where isoforms have a distribution given their gene, and else isoforms
-            groups = genes if self.module.n_dispersions != counts.shape[1] else None
+            groups = units if self.module.n_dispersions != counts.shape[1] else None
             found = moments(counts, train, library, groups=groups, labels=codes[:, 0])
             clump = 0.0 if self.module.log_clump is None else likely_clump(found)
             self.module.set_dispersions(found.dispersions(clump), clump)
         if rank := self.module.output_rank:
             among = None if self.module.decoder.shift is None else codes[:, 1:]
             self.module.set_loadings(
-                principal_loadings(counts, train, rank, groups=genes, labels=codes[:, 0], among=among)
+                principal_loadings(counts, train, rank, groups=units, labels=codes[:, 0], among=among)
             )
-        if isinstance(self.module, GeneVAEModule) and self.gene_of is not None:
+        if isinstance(self.module, GeneVAEModule):
+            unit_of = self._decoder_units(self.split_genes)[0]
             shrinkage, rank = self.module_params["usage_shrinkage"], self.module.usage_rank
-            self.module.set_usage_loadings(usage_loadings(counts, train, self.gene_of, rank, shrinkage=shrinkage))
+            self.module.set_usage_loadings(usage_loadings(counts, train, unit_of, rank, shrinkage=shrinkage))
 
     def _set_statistics(self, train: np.ndarray) -> None:
         """Give the module what it needs to know of the training rows."""
@@ -85,7 +86,7 @@ class Start(GeneExpression):
     def _start_shifts(self, rows: np.ndarray) -> None:
         """Start what batches and categories shift from what the training cells say."""
         counts, codes = self.get_from_registry(self.adata, REGISTRY_KEYS.X_KEY), self._codes()[rows]
-        genes = self._gene_sums() if self.module_params["gene_decoder"] else None
+        units = self._unit_sums()
         self.module.set_shifts(
-            covariate_shifts(counts, rows, codes[:, 0], codes[:, 1:], self.n_categories[1:], groups=genes)
+            covariate_shifts(counts, rows, codes[:, 0], codes[:, 1:], self.n_categories[1:], groups=units)
         )

@@ -164,7 +164,9 @@ def pooled_usage(model: VAE) -> np.ndarray:
     if model.module_params["gene_decoder"]:
         usage = np.ones(module.n_input)
         usage[module.shared.cpu().numpy()] = module.decoder.log_pooled.exp().cpu().numpy()
-        return usage
+        # of a gene that is split, each isoform has a mean of its own
+        bias = module.decoder.mean.bias.detach().cpu().numpy().astype(float)
+        return usage * np.exp(bias - bias.max())[module.gene_of.cpu().numpy()]
     if module.likelihood == "normal":
         return np.ones(module.n_input)
     bias = module.decoder.mean.bias.detach().cpu().numpy().astype(float)
@@ -398,9 +400,31 @@ def axis_of(name: str) -> tuple[str, int]:
     return "", 0
 
 
+def match_units(model: VAE, reference: VAE) -> RowMap:
+    """Outputs of decoders with genes: genes by name, and isoforms that stand by themselves as features are matched."""
+    (codes, names), (theirs, known) = (m._decoder_units(m.split_genes) for m in (model, reference))
+    split = model.split_genes
+    if not split:
+        return match_rows(names, known)
+    # isoforms of a gene that is split may start from others of that gene
+    ours, of_reference = _unit_genes(model, codes, split), _unit_genes(reference, theirs, split)
+    bias = reference.module.decoder.mean.bias.detach().cpu().numpy().astype(float)
+    return match_rows(names, known, ours, of_reference, np.exp(bias - bias.max()))
+
+
+def _unit_genes(model: VAE, unit_of: np.ndarray, split_genes: list[str]) -> np.ndarray:
+    """Gene of each unit of one of these genes, missing for others."""
+    assert model.gene_names is not None and model.gene_of is not None
+    of_unit = np.zeros(int(unit_of.max()) + 1, dtype=np.int64)
+    of_unit[unit_of] = model.gene_of
+    genes = np.asarray(model.gene_names, dtype=object)[of_unit]
+    genes[~strip_version(genes).isin(strip_version(split_genes))] = None
+    return genes
+
+
 def _gene_axes(model: VAE, reference: VAE) -> dict[str, RowMap]:
-    assert model.gene_names is not None and reference.gene_names is not None
-    genes = match_rows(model.gene_names, reference.gene_names)
+    units = match_units(model, reference)
+    our_names, their_names = (m._decoder_units(m.split_genes)[1] for m in (model, reference))
     ours, theirs = (m.module.shared.cpu().numpy() for m in (model, reference))
     shared = match_rows(
         model.feature_names[ours],
@@ -410,9 +434,9 @@ def _gene_axes(model: VAE, reference: VAE) -> dict[str, RowMap]:
         pooled_usage(reference)[theirs],
     )
     n, m = model.module.n_multi, reference.module.n_multi
-    found = {"outputs": genes, "shared": shared, "multi": match_rows(model.gene_names[:n], reference.gene_names[:m])}
+    found = {"outputs": units, "shared": shared, "multi": match_rows(our_names[:n], their_names[:m])}
     if model.module.usage_likelihood != "nb":
-        found["dispersions"] = genes
+        found["dispersions"] = units
     return found
 
 

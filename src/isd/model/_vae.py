@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -81,6 +82,9 @@ class VAE(FromSCimilarity, PretrainedMixin, GeneEncoderMixin, Coding):
         (:class:`isd.module.GeneVAEModule`); needs ``gene_key`` in :meth:`setup_anndata`. ``None``: where there is one and
         counts have a negative binomial or Poisson likelihood; but not above 20,000 transcripts where training cells say that
         ``usage_likelihood`` is ``"nb"``, which is slow there and brings the likelihood nothing over a decoder without genes.
+    split_genes
+        Names of genes whose isoforms stand by themselves in a decoder with genes, as in one without. ``None``: none of them where
+        ``usage_likelihood`` is given; else see there.
     preset
         ``"default"`` or ``"published"``, the autoencoder of the starting project: three layers of 1024 with batch norm
         and PReLU, 128 latents on the unit sphere, mean squared error.
@@ -93,7 +97,8 @@ class VAE(FromSCimilarity, PretrainedMixin, GeneEncoderMixin, Coding):
         ``l2_normalize``, ``use_library``), and with genes those of :class:`isd.module.GeneVAEModule`
         (``usage_likelihood``, ``usage_rank``, ``usage_shrinkage``, ``concentration_rank``, ``concentration_shrinkage``). Without
         ``usage_likelihood``, it is what is likelier where half of the training cells (1,000 at most) tell others:
-        ``"dirichlet-multinomial"``, whose isoforms share their gene's spread, or ``"nb"``, each isoform by itself.
+        ``"dirichlet-multinomial"``, whose isoforms share their gene's spread, or ``"nb"``, each isoform by itself. Where the two are
+        alike, some genes have the first, and the others are ``split_genes``.
 
     Raises
     ------
@@ -139,6 +144,7 @@ class VAE(FromSCimilarity, PretrainedMixin, GeneEncoderMixin, Coding):
         label_weight: float | None = None,
         covariate_shift: bool | None = None,
         gene_decoder: bool | None = None,
+        split_genes: Sequence[str] | None = None,
         preset: Preset = "default",
         seed: int | None = None,
         registry: dict[str, Any] | None = None,
@@ -161,6 +167,7 @@ class VAE(FromSCimilarity, PretrainedMixin, GeneEncoderMixin, Coding):
             "dispersion_shrinkage": dispersion_shrinkage,
             "label_weight": label_weight,
             "covariate_shift": covariate_shift,
+            "split_genes": None if split_genes is None else [str(name) for name in split_genes],
             **module_kwargs,
         }
         rule = PUBLISHED["vae"] if preset == "published" else default_vae(*self._size())
@@ -169,10 +176,16 @@ class VAE(FromSCimilarity, PretrainedMixin, GeneEncoderMixin, Coding):
         with_genes = use_gene_decoder(gene_decoder, params["likelihood"], self.gene_key, self.gene_of)
         if with_genes:
             with_genes, params = self._with_usage(params, gene_decoder, self._size()[0])
+        split_genes = params.pop("split_genes", None)
         if with_genes:
-            params["gene_of"] = self.gene_of
+            params["gene_of"] = unit_of = self._decoder_units(split_genes)[0]
+            if (np.bincount(unit_of) < 2).all():
+                raise ValueError(
+                    "split_genes names all genes that have several transcripts here: none is left to share its spread. "
+                    "Name fewer, or give gene_decoder=False."
+                )
         else:
-            refuse_usage_options(params)
+            refuse_usage_options(params if split_genes is None else {**params, "split_genes": split_genes})
         # of from_scimilarity
         summed = params.pop("summed_genes", None)
         module_cls = GeneVAEModule if with_genes else VAEModule if summed is None else SummedVAEModule
@@ -189,6 +202,8 @@ class VAE(FromSCimilarity, PretrainedMixin, GeneEncoderMixin, Coding):
             )
         params.pop("gene_of", None)
         self.module_params = {**params, "gene_decoder": with_genes}
+        if split_genes:
+            self.module_params["split_genes"] = split_genes
         if summed is not None:
             self.module_params["summed_genes"] = summed
         self.module.eval()
