@@ -103,7 +103,8 @@ def test_default_settings_follow_what_there_is_to_learn_from(adata):
     assert default_vae_train(3000, 50.0)["max_steps"] < default_vae_train(3000)["max_steps"]
     # deep counts, as those of bulk: longer, and without dropout, where there are enough of them
     assert default_vae_train(3000, 3000 * 200.0)["max_steps"] > default_vae_train(3000, 3000 * 2.0)["max_steps"]
-    assert [default_vae(n, n * 200.0)["dropout"] for n in (600, 3000)] == [0.1, 0.0]
+    assert [default_vae(n, n * 200.0)["dropout"] for n in (100, 300, 3000)] == [0.1, 0.0, 0.0]
+    assert [default_vae_train(n, n * 200.0)["max_steps"] for n in (100, 300)] == [800, 1600]
     VAE.setup_anndata(adata)
     n_train, per_feature = VAE(adata)._size()
     assert n_train == round(0.9 * adata.n_obs)

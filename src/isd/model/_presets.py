@@ -92,9 +92,12 @@ def default_vae(n_train: int, counts_per_feature: float = np.inf) -> dict[str, A
     --------
     >>> [default_vae(n)["n_hidden"] for n in (500, 3000)], [default_vae(n)["dropout"] for n in (300, 900, 9000)]
     ([128, 256], [0.1, 0.1, 0.0])
+    >>> default_vae(300, 300 * 100.0)["dropout"]  # bulk
+    0.0
     """
     sparse = counts_per_feature < SPARSE
-    enough = n_train >= (SMALL if _deep(n_train, counts_per_feature) else LARGE)
+    # dropout blurs what deep counts say sharply
+    enough = n_train >= (VERY_FEW if _deep(n_train, counts_per_feature) else LARGE)
     return {
         "n_hidden": 128 if n_train < SMALL or sparse else 256,
         "n_layers": 2,
@@ -123,12 +126,13 @@ def default_vae_train(n_train: int, counts_per_feature: float = np.inf) -> dict[
     --------
     >>> [default_vae_train(n)["max_steps"] for n in (20, 80, 300, 400, 900, 3000, 100_000)]
     [100, 200, 750, 800, 1600, 2000, 31250]
-    >>> default_vae_train(80, 80 * 100.0)["max_steps"]  # bulk
-    800
+    >>> [default_vae_train(n, n * 100.0)["max_steps"] for n in (80, 300, 2000)]  # bulk
+    [800, 1600, 5000]
     """
     if n_train < SMALL:
-        steps = 800 if n_train < FEW else 1600
-        if n_train < FEW and not _deep(n_train, counts_per_feature):
+        deep = _deep(n_train, counts_per_feature)
+        steps = 800 if n_train < (VERY_FEW if deep else FEW) else 1600
+        if n_train < FEW and not deep:
             # few cells are soon learnt by heart: at most some 160 epochs
             steps = min(max(100, 5 * n_train // 2), steps)
         rule = {"max_steps": steps, "batch_size": 64, "weight_decay": 0.1}

@@ -63,7 +63,7 @@ class VAE(FromSCimilarity, PretrainedMixin, GeneEncoderMixin, Coding):
         two and three, than a negative binomial says (:class:`isd.module.ClumpedNegativeBinomial`). ``None``: yes, with
         ``likelihood="nb"``; other likelihoods have none.
     dropout
-        Dropout in encoder and decoder. ``None``: 0.1 below 5,000 training cells, else none.
+        Dropout in encoder and decoder. ``None``: 0.1 below 5,000 training cells (200 where counts are deep, as of bulk), else none.
     output_rank, dispersion_rank
         Rank of the decoder's output layers, for means and for dispersion; 0 for full layers. ``None``: 32 and 8. The
         layer for means starts from the principal axes of the training cells.
@@ -269,7 +269,7 @@ class VAE(FromSCimilarity, PretrainedMixin, GeneEncoderMixin, Coding):
         max_epochs, max_steps, max_minutes
             Length of the training; steps and minutes may be given together, the first that is reached ends it, and
             the learning rate anneals to whichever comes first. ``None`` follows the number of training cells:
-            5 steps for 2 cells below 500 (100 at least, 800 at most, which deep counts as of bulk have at once), 1,600 below
+            5 steps for 2 cells below 500 (100 at least, 800 at most; deep counts as of bulk 800 below 200, then 1,600), 1,600 below
             1,000 cells, 2,000 below 5,000 (1,500 with fewer than 100 counts per feature), then about 40 epochs. After
             :meth:`from_pretrained`, half of that, a quarter below 200 cells.
         batch_size, lr, weight_decay, lr_schedule
