@@ -98,7 +98,8 @@ def likely_usage(
     >>> from scipy import sparse
     >>> rng = np.random.default_rng(0)
     >>> gene_of = np.repeat(np.arange(10), 2)
-    >>> alone = sparse.csr_matrix(rng.negative_binomial(0.5, 0.1, size=(100, 20)) * 1.0)
+    >>> common_and_rare = np.tile([0.02, 0.5], 10)
+    >>> alone = sparse.csr_matrix(rng.negative_binomial(0.5, common_and_rare, size=(100, 20)) * 1.0)
     >>> likely_usage(alone, np.arange(100), gene_of).likelihood
     'nb'
     """
