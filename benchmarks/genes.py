@@ -103,10 +103,9 @@ def pooled_numbers(
 ) -> dict[str, float]:  # fmt: skip
     """Spreads and correlations of all sets together: the chance of one set's cells is not taken for an error of the model."""
     spread = usage_spread(counts, codes, genes, columns, rows)
-    both = np.isfinite(spread)
     correlations = pair_correlations(counts, codes, pairs)
     return {
-        "pooled_spread_error": float(np.mean(np.abs(spread - real_spread)[both]) / np.mean(real_spread)),
+        "pooled_spread_error": spread_numbers(spread, real_spread)["spread_error"],
         "pooled_correlation_error": float(np.mean(np.abs(correlations - real_correlations))),
         "mean_correlation": float(correlations.mean()),
     }

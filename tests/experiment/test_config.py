@@ -20,7 +20,7 @@ def test_the_configs_that_come_with_the_package_can_be_read(name):
 def test_guidance_is_tuned_unless_told():
     tuned = {name: arm.tuned for name, arm in read_config("hour").arms.items()}
     assert tuned == {"default": True, "published": False}
-    assert Arm(guided={"guidance_scale": "tuned"}, classifier=True).tuned
+    assert Arm(guided={"guidance_scale": "tuned"}).tuned
     assert not Arm(guided={"guidance_scale": 2}).tuned and not Arm(classifier=True).tuned
     assert not Arm(guided={"latents": "gaussian"}).tuned
 
@@ -53,6 +53,15 @@ def test_the_original_has_the_published_sizes():
         (
             {"arms": {"mine": {"preset": "published", "guided": {"guidance_scale": "tuned"}}}},
             r"mine\.guided\.guidance_scale is 'tuned'; .* knows labels",
+        ),
+        # it would be tuned without what else guides, or fail once all is trained
+        (
+            {"arms": {"mine": {"classifier": True, "guided": {"guidance_scale": "tuned", "classifier_scale": 1.0}}}},
+            r"mine\.guided\.guidance_scale is 'tuned'; .* no classifier",
+        ),
+        (
+            {"arms": {"mine": {"guided": {"guidance_scale": "tuned", "latents": "gaussian"}}}},
+            r"mine\.guided\.guidance_scale is 'tuned'; .* the diffusion's latents",
         ),
         ({"arms": {"mine": {"preset": "fast"}}}, r"config\.arms\.mine\.preset is 'fast'; expected one of 'default'"),
         ({"rows": ["bluk"]}, r"rows: 'bluk' .* Did you mean 'bulk'\?"),

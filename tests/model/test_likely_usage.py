@@ -135,7 +135,7 @@ def test_a_vae_takes_genes_apart_that_have_nothing_in_common(tmp_path, monkeypat
     assert expression.columns.tolist() == list(vae.gene_names) and len(expression.columns) == N_GENES
     isoforms = vae.get_normalized_expression(return_numpy=True)
     np.testing.assert_allclose(
-        expression["G20"], isoforms[:, np.asarray(adata.var["gene_id"] == "G20")].sum(1), rtol=1e-4
+        expression[split[0]], isoforms[:, np.asarray(adata.var["gene_id"] == split[0])].sum(1), rtol=1e-4
     )
     usage = vae.get_isoform_usage(labels=None, genes=[split[0]])
     np.testing.assert_allclose(usage.sum(axis=1), 1.0, atol=1e-5)

@@ -135,9 +135,14 @@ class Arm:
     @property
     def tuned(self) -> bool:
         """Whether validation cells choose how strongly it is guided."""
-        free = not self.with_classifier and self.guided.get("latents", "diffusion") == "diffusion"
-        scale = self.guided.get("guidance_scale", TUNED if free else None)
+        scale = self.guided.get("guidance_scale", TUNED if self._tunable else None)
         return isinstance(scale, str) and scale == TUNED
+
+    @property
+    def _tunable(self) -> bool:
+        """Whether guidance is that of the denoiser alone."""
+        latents = self.guided.get("latents", "diffusion")
+        return self.preset != "published" and not self.with_classifier and latents == "diffusion"
 
 
 @dataclass
@@ -407,10 +412,10 @@ def _check_arguments(name: str, arm: Arm) -> None:
                 raise ValueError(f"arms.{name}.{part}: {key!r} is not known.{_nearest(str(key), sorted(known))}")
     for part in ("unguided", "guided"):
         scale = getattr(arm, part).get("guidance_scale")
-        if isinstance(scale, str) and (part == "unguided" or scale != TUNED or arm.preset == "published"):
+        if isinstance(scale, str) and (part == "unguided" or scale != TUNED or not arm._tunable):
             raise ValueError(
                 f"arms.{name}.{part}.guidance_scale is {scale!r}; expected a number (1 for none), or {TUNED!r} for the guided "
-                "cells of an arm whose denoiser knows labels."
+                "cells of an arm whose denoiser knows labels, with no classifier and the diffusion's latents."
             )
 
 

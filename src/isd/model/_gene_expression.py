@@ -155,8 +155,7 @@ class GeneExpression(IsdModel):
         if not self.module_params["gene_decoder"]:
             return None
         codes, names = self._decoder_units(self.split_genes)
-        ones = np.ones(len(codes), dtype=np.float32)
-        return sparse.csr_matrix((ones, (np.arange(len(codes)), codes)), shape=(len(codes), len(names)))
+        return _adding(codes, len(names))
 
     def _gene_sums(self) -> sparse.csr_matrix:
         """Matrix of shape ``(n_vars, n_genes)`` that adds isoforms up."""
@@ -166,8 +165,7 @@ class GeneExpression(IsdModel):
                 "the model knows no genes; set up the data with "
                 'VAE.setup_anndata(adata, gene_key="gene_id") and train it again.'
             )
-        ones = np.ones(len(gene_of), dtype=np.float32)
-        return sparse.csr_matrix((ones, (np.arange(len(gene_of)), gene_of)), shape=(len(gene_of), len(names)))
+        return _adding(gene_of, len(names))
 
     def _decoded(
         self,
@@ -449,6 +447,12 @@ class GeneExpression(IsdModel):
         row_of = np.full(len(every) + 1, -1)
         row_of[wanted] = np.arange(len(wanted))
         return row_of[codes], pd.Index([every[code] for code in wanted], name=self.labels_key)
+
+
+def _adding(codes: np.ndarray, n: int) -> sparse.csr_matrix:
+    """Matrix of shape ``(len(codes), n)`` that adds up what has the same code."""
+    ones = np.ones(len(codes), dtype=np.float32)
+    return sparse.csr_matrix((ones, (np.arange(len(codes)), codes)), shape=(len(codes), n))
 
 
 def _check_samples(n_samples: int) -> None:
